@@ -1,0 +1,7 @@
+"""The runner processes of this machine: started, fed, shared, kept while useful, ended."""
+
+from __future__ import annotations
+
+from node.supervisor.types import LoadedModel, LoadOptions
+
+__all__ = ["LoadOptions", "LoadedModel"]

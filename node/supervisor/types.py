@@ -1,0 +1,53 @@
+"""What callers of the supervisor say about loading a model, and what they are told about a loaded one."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from node.runner.protocol import Loaded
+
+if TYPE_CHECKING:
+    from registry import Digest, ModelName
+
+
+class LoadOptions(Struct, frozen=True, kw_only=True):
+    """How a model is to be loaded, a request's options over those of its Modelfile; None: decided by the node.
+
+    `num_gpu` counts layers as llama.cpp does (the output layer is one more); negative: as many as fit.
+    """
+
+    num_ctx: int | None = None
+    num_batch: int | None = None
+    num_gpu: int | None = None
+    main_gpu: int | None = None
+    use_mmap: bool | None = None
+    use_mlock: bool | None = None
+    num_thread: int | None = None
+    parallel: int | None = None
+
+
+class LoadedModel(Struct, frozen=True, kw_only=True):
+    """A model in memory, at one moment.
+
+    Attributes:
+        size_bytes: what llama.cpp allocated on all devices; `vram_bytes` of it on GPUs.
+        context_tokens: per sequence; `parallel` sequences run at the same time.
+        embedding: it was loaded to embed texts, and can't generate.
+        expires_at: when it will be unloaded if nothing asks for it (aware); None: never.
+        active, queued: requests being worked on, and requests waiting for one of those to end.
+    """
+
+    name: ModelName
+    digest: Digest
+    size_bytes: int
+    vram_bytes: int
+    context_tokens: int
+    parallel: int
+    embedding: bool
+    expires_at: datetime | None
+    info: Loaded
+    active: int
+    queued: int
