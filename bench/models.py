@@ -135,9 +135,7 @@ def write_model(shape: Shape, cache: Path) -> Path:
 
 def _draw(rng: np.random.Generator, matrix: Matrix) -> Bytes:
     std = 1 / math.sqrt(matrix.columns)
-    return random_rows(
-        rng, matrix.block, matrix.rows, matrix.columns, std=std, silent_rows=matrix.silent_rows
-    )
+    return random_rows(rng, matrix.block, matrix.rows, matrix.columns, std=std, silent_rows=matrix.silent_rows)
 
 
 def _describe(writer: GGUFWriter, shape: Shape) -> None:
