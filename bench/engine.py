@@ -13,6 +13,7 @@ import random
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -108,9 +109,14 @@ class Runner:
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-P", "-m", "node.runner", "--fd", str(theirs.fileno())]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         with theirs:
             self._process = subprocess.Popen(
-                command, env=environment, pass_fds=[theirs.fileno()], stderr=subprocess.DEVNULL, start_new_session=True
+                command,
+                env=environment,
+                pass_fds=[theirs.fileno()],
+                stderr=self._log,
+                start_new_session=True,
             )
         ours.settimeout(REPLY_LIMIT_S)
         self._socket = ours
@@ -161,13 +167,22 @@ class Runner:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._log.close()
 
     def _receive(self) -> Reply:
-        header = self._file.read(FRAME_HEADER_BYTES)
-        if len(header) < FRAME_HEADER_BYTES:
-            raise RunnerFailed("the runner closed its socket")
-        reply: Reply = decode_reply(self._file.read(int.from_bytes(header, "little")))
+        try:
+            header = self._file.read(FRAME_HEADER_BYTES)
+            body = self._file.read(int.from_bytes(header, "little"))
+        except OSError as error:
+            raise RunnerFailed(f"{error!r}: {self._last_words()}") from error
+        if not body:
+            raise RunnerFailed(f"the runner closed its socket: {self._last_words()}")
+        reply: Reply = decode_reply(body)
         return reply
+
+    def _last_words(self) -> str:
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace")[-3000:]
 
 
 @contextlib.contextmanager
