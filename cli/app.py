@@ -1,0 +1,82 @@
+"""Take a command line, find its verb, and turn what goes wrong into one line on stderr and the exit status 1."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+from cli.errors import CommandError, UsageError
+from cli.text import cell
+from cli.verbs import VERBS, Verb
+from node.errors import InvalidSetting
+
+INTERRUPTED = 130  # what shells report for a command ended by Ctrl-C
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `ayni` with these arguments (None: the process's own); returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        # Models and files hold text that not every terminal can show; that must not end a reply.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    try:
+        status = dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. Python would complain again when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return INTERRUPTED
+    except CommandError as error:
+        return _complain(str(error), error.hint)
+    except InvalidSetting as error:
+        return _complain(str(error))
+    return status
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Do what the arguments ask for. Raises CommandError, InvalidSetting, KeyboardInterrupt, BrokenPipeError."""
+    match arguments:
+        case [] | ["-h" | "--help"] | ["help"]:
+            print(overview(), end="")
+            return 0
+        case ["help", name]:
+            find_verb(name).parse(["--help"])
+        case ["-v" | "--version", *_]:
+            return _act(["version"])
+    return _act(arguments)
+
+
+def _act(arguments: list[str]) -> int:
+    verb = find_verb(arguments[0])
+    return verb.act(verb.parse(arguments[1:]))
+
+
+def find_verb(name: str) -> Verb:
+    """The verb of that name or alias. Raises UsageError."""
+    for verb in VERBS:
+        if name == verb.name or name in verb.aliases:
+            return verb
+    raise UsageError(f'unknown command "{cell(name)}" for "ayni"', "See: ayni --help")
+
+
+def overview() -> str:
+    """What `ayni` alone prints."""
+    width = max(len(verb.name) for verb in VERBS)
+    verbs = "".join(f"  {verb.name:<{width}}   {verb.summary}\n" for verb in VERBS)
+    return (
+        "Pools the computers of a home or office into one private LLM service.\n\n"
+        "Usage:\n  ayni COMMAND [ARGUMENTS]\n\n"
+        f"Commands:\n{verbs}  {'help':<{width}}   Help about any command\n\n"
+        "Flags:\n  -h, --help      Show this\n  -v, --version   Show the version\n\n"
+        'See `ayni COMMAND --help` for one command. A first question: ayni run demo "What is Ayni?"\n'
+    )
+
+
+def _complain(message: str, hint: str = "") -> int:
+    print(f"Error: {message}", *([hint] if hint else []), sep="\n", file=sys.stderr)
+    return 1
