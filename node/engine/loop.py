@@ -1,0 +1,310 @@
+"""The step loop: continuous batching over one context. Runs in a thread of its own, which owns llama.cpp's side.
+
+Each step evaluates one batch with tokens of many sequences, samples where a sequence has caught up, and sends
+what all of them produced in one go. Which tokens go in is `scheduler`'s decision, which sequence a prompt gets
+`prefix`'s.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from node.engine.binding import DECODE_ABORTED, Batch, Context
+from node.engine.errors import DecodeError, JobError
+from node.engine.generation import Generation, Ticket
+from node.engine.mailbox import Mailbox
+from node.engine.prefix import place
+from node.engine.sampling import Candidates, Sampler
+from node.engine.scheduler import Pace, Share, plan_step
+from node.engine.slots import Slot, best_source, needs
+from node.jobs import Event, Failed
+
+log = logging.getLogger(__name__)
+
+# A cancelled prompt's step is only worth interrupting if it would go on for longer than this.
+_ABORT_WORTH_S = 0.1
+
+Send = Callable[[Sequence[Event]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Cancel:
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    pass
+
+
+class Engine:
+    """Generates text for many jobs at once. `submit`, `cancel` and `stop` may be called from any thread.
+
+    Args:
+        send: called with the events of a step, in order, from the engine's thread. It may block; generation
+            then waits.
+    """
+
+    def __init__(self, context: Context, send: Send) -> None:
+        self._context = context
+        self._vocab = context.model.vocab
+        self._send = send
+        self._can_rewind = not context.model.remembers_only_forward
+        self._slots = [Slot(i) for i in range(context.sequences)]
+        self._waiting: deque[Ticket] = deque()
+        self._mailbox: Mailbox[Ticket | _Cancel | _Stop] = Mailbox()
+        self._batch = Batch(context.batch_tokens)
+        self._candidates = Candidates(self._vocab.size)
+        self._pace = Pace(context.batch_tokens)
+        self._events: list[Event] = []
+        self._tick = 0
+        self._stopping = False
+        self._reading: frozenset[str] = frozenset()  # jobs whose prompts the running step evaluates
+        self._step_ends_s = 0.0
+
+    def submit(self, ticket: Ticket) -> None:
+        """Queue a generation; its events follow through `send`."""
+        self._mailbox.put(ticket)
+
+    def cancel(self, job: str) -> None:
+        """Forget a job, if it is there; its slot is free at the next step."""
+        self._mailbox.put(_Cancel(job))
+        if job in self._reading and self._step_ends_s - time.monotonic() > _ABORT_WORTH_S:
+            self._context.abort()
+
+    def stop(self) -> None:
+        """Make `run` return after the running step."""
+        self._mailbox.put(_Stop())
+
+    def run(self) -> None:
+        """Serve until `stop`. Raises whatever is not a job's own fault: the process can't go on then."""
+        while not self._stopping:
+            idle = not self._waiting and not any(s.busy for s in self._slots)
+            self._read_mail(wait_s=None if idle else 0.0)
+            self._admit()
+            self._step()
+            if self._events:
+                events, self._events = self._events, []
+                self._send(events)
+
+    def _read_mail(self, *, wait_s: float | None) -> None:
+        for message in self._mailbox.take(wait_s=wait_s):
+            if isinstance(message, Ticket):
+                self._waiting.append(message)
+            elif isinstance(message, _Cancel):
+                self._forget(message.job)
+            else:
+                self._stopping = True
+
+    def _forget(self, job: str) -> None:
+        self._waiting = deque(t for t in self._waiting if t.job != job)
+        for slot in self._slots:
+            if slot.generation is not None and slot.generation.ticket.job == job:
+                self._release(slot)
+
+    def _admit(self) -> None:
+        """Give free slots to waiting jobs, first come first served."""
+        while self._waiting and not all(s.busy for s in self._slots):
+            ticket = self._waiting.popleft()
+            try:
+                self._start(ticket)
+            except JobError as error:
+                self._events.append(Failed(job=ticket.job, kind=error.kind, message=error.message))
+
+    def _start(self, ticket: Ticket) -> None:
+        sampler = Sampler(
+            self._vocab,
+            self._candidates,
+            ticket.sampling,
+            grammar=ticket.grammar,
+            context_tokens=self._context.context_tokens,
+        )
+        try:
+            generation = Generation(ticket, sampler, self._vocab, context_tokens=self._context.context_tokens)
+        except JobError:
+            sampler.close()
+            raise
+        if generation.reason:  # nothing was left to do after the resumed tokens
+            sampler.close()
+            self._events.append(generation.done())
+            return
+        tokens = self._fitting(generation)
+        placement = place(tokens, [s.held() for s in self._slots], can_rewind=self._can_rewind)
+        assert placement is not None
+        slot = self._slots[placement.slot]
+        self._tick += 1
+        slot.arrival = slot.last_used = self._tick
+        slot.generation = generation
+        slot.prefilling = True
+        if placement.source is not None:
+            self._copy(self._slots[placement.source], slot, placement.keep)
+        else:
+            self._cut(slot, placement.keep)
+        slot.pending = tokens[len(slot.tokens) :]
+        generation.cached_tokens = min(len(slot.tokens), len(ticket.prompt))
+
+    def _fitting(self, generation: Generation) -> list[int]:
+        """The tokens to prefill; where those resumed after make them too many, without the oldest half."""
+        tokens = generation.tokens_to_prefill
+        while len(tokens) >= self._context.context_tokens:
+            keep = self._kept(generation.ticket)
+            del tokens[keep : keep + max(1, (self._context.context_tokens - keep) // 2)]
+        return tokens
+
+    def _copy(self, source: Slot, target: Slot, count: int) -> None:
+        self._context.copy_sequence(source.index, target.index)
+        target.tokens = list(source.tokens)
+        target.exact = source.exact
+        self._cut(target, count)
+
+    def _cut(self, slot: Slot, count: int) -> None:
+        """Keep the slot's first `count` tokens, or none where its memory can't be cut there."""
+        if count < len(slot.tokens) and not self._context.truncate(slot.index, count):
+            self._context.truncate(slot.index, -1)
+            count = 0
+        slot.keep(count)
+
+    def _step(self) -> None:
+        self._make_room()
+        self._borrow()
+        shares = plan_step(
+            needs(self._slots), batch_tokens=self._context.batch_tokens, chunk_tokens=self._pace.chunk_tokens
+        )
+        if not shares:
+            return
+        outputs = self._fill(shares)
+        if not self._evaluate(shares):
+            return
+        for share in shares:
+            slot = self._slots[share.slot]
+            slot.evaluated(share.tokens)
+            if not slot.pending:
+                self._advance(slot, outputs[share.slot])
+
+    def _make_room(self) -> None:
+        """Shift the context of streams that have filled theirs, or end them."""
+        for slot in self._slots:
+            if slot.generation is None or len(slot.tokens) < self._context.context_tokens:
+                continue
+            ticket = slot.generation.ticket
+            if not (ticket.shift and self._context.can_shift):
+                delta = slot.generation.cut_short()
+                if delta:
+                    self._events.append(delta)
+                self._finish(slot)
+                continue
+            keep = self._kept(ticket)
+            end = keep + max(1, (len(slot.tokens) - keep) // 2)
+            self._context.discard(slot.index, keep, end)
+            del slot.tokens[keep:end]
+            slot.exact = min(slot.exact, keep)
+
+    def _kept(self, ticket: Ticket) -> int:
+        """How many tokens at the beginning a shift leaves alone; at least one token can go."""
+        count = len(ticket.prompt) if ticket.num_keep < 0 else ticket.num_keep
+        return min(count + self._vocab.adds_bos, self._context.context_tokens // 2)
+
+    def _borrow(self) -> None:
+        """Before a prompt is read: copy what another sequence has meanwhile read of the same beginning."""
+        if not self._can_rewind:
+            return
+        for slot in self._slots:
+            if slot.prefilling and slot.generation is not None and (found := best_source(slot, self._slots)):
+                source, count = found
+                wanted = slot.tokens + slot.pending
+                self._copy(source, slot, count)
+                slot.pending = wanted[len(slot.tokens) :]
+                slot.generation.cached_tokens = min(len(slot.tokens), len(slot.generation.ticket.prompt))
+
+    def _fill(self, shares: Sequence[Share]) -> dict[int, int]:
+        """Put the shares into the batch; returns for each slot the index of its last token."""
+        self._batch.clear()
+        outputs = {}
+        for share in shares:
+            slot = self._slots[share.slot]
+            outputs[share.slot] = self._batch.add(
+                slot.index,
+                slot.pending[: share.tokens],
+                len(slot.tokens),
+                output=share.tokens == len(slot.pending),
+            )
+        return outputs
+
+    def _evaluate(self, shares: Sequence[Share]) -> bool:
+        """Decode the batch; False when it was aborted or failed, and the slots have been put in order."""
+        prompt_tokens = sum(s.tokens for s in shares if s.prompt)
+        self._context.forget_abort()
+        start = time.monotonic()
+        self._step_ends_s = start + self._pace.step_s(prompt_tokens)
+        self._reading = self._jobs_reading(shares)
+        code = self._context.decode(self._batch)
+        self._reading = frozenset()
+        if code == 0:
+            self._pace.observe(
+                streams=sum(not s.prompt for s in shares),
+                prompt_tokens=prompt_tokens,
+                seconds=time.monotonic() - start,
+            )
+            return True
+        if code == DECODE_ABORTED:
+            self._undo(shares)
+        else:
+            self._fail_all(DecodeError(code))
+        return False
+
+    def _jobs_reading(self, shares: Sequence[Share]) -> frozenset[str]:
+        generations = [self._slots[s.slot].generation for s in shares if s.prompt]
+        return frozenset(g.ticket.job for g in generations if g is not None)
+
+    def _undo(self, shares: Sequence[Share]) -> None:
+        """Take out what an aborted step left behind; everyone but the cancelled job repeats it."""
+        for share in shares:
+            slot = self._slots[share.slot]
+            if not self._context.truncate(slot.index, len(slot.tokens)):
+                slot.pending = slot.tokens + slot.pending
+                self._context.truncate(slot.index, -1)
+                slot.keep(0)
+
+    def _fail_all(self, error: DecodeError) -> None:
+        """A batch failed: nothing in memory is certain any more, so every job in it fails and it is cleared."""
+        log.error("%s; failing the running jobs", error)
+        for slot in self._slots:
+            if slot.generation is not None:
+                job = slot.generation.ticket.job
+                self._events.append(Failed(job=job, kind="internal", message=str(error)))
+                self._release(slot)
+            slot.keep(0)
+        self._context.clear()
+
+    def _advance(self, slot: Slot, output: int) -> None:
+        """Sample a sequence's next token, which the next step evaluates."""
+        generation = slot.generation
+        assert generation is not None
+        slot.prefilling = False
+        try:
+            token, delta = generation.next_token(self._context.logits(output))
+        except JobError as error:
+            self._events.append(Failed(job=generation.ticket.job, kind=error.kind, message=error.message))
+            self._release(slot)
+            return
+        if delta:
+            self._events.append(delta)
+        if token is None:
+            self._finish(slot)
+        else:
+            slot.pending.append(token)
+
+    def _finish(self, slot: Slot) -> None:
+        assert slot.generation is not None
+        self._events.append(slot.generation.done())
+        self._release(slot)
+
+    def _release(self, slot: Slot) -> None:
+        assert slot.generation is not None
+        slot.generation.sampler.close()
+        self._tick += 1
+        slot.release(self._tick)
