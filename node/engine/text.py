@@ -12,7 +12,7 @@ from collections.abc import Sequence
 class StopFilter:
     """Pass text through until a stop string appears; hold back what may be the beginning of one.
 
-    Of several stop strings the one that begins first wins, and the text ends before it.
+    Of several stop strings the one complete first wins (of those, the longest), and the text ends before it.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -29,12 +29,10 @@ class StopFilter:
             return text
         text = self._held + text
         self._held = ""
-        cut = min((at for stop in self._stops if (at := text.find(stop)) >= 0), default=-1)
-        if cut >= 0:
-            # A shorter stop string may be complete while a longer one that began earlier still could be; the
-            # complete one decides, or a match would depend on tokens that may never come.
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
             self.stopped = True
-            return text[:cut]
+            return text[: min(found)[1]]
         held = self._partial_match(text)
         if held:
             self._held = text[-held:]

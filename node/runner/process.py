@@ -99,7 +99,7 @@ class Runner:
         """The engine thread: load, then run."""
         start_ns = time.monotonic_ns()
         try:
-            model, context, intake, loaded = self._load(spec, start_ns)
+            context, intake, loaded = self._load(spec, start_ns)
         except (LoadError, TemplateError) as error:
             self._outlet.reply(LoadFailed(str(error)))
             sys.stderr.write(f"the model can't be loaded: {error}\n")
@@ -114,7 +114,7 @@ class Runner:
         self._outlet.reply(loaded)
         engine.run()
 
-    def _load(self, spec: LoadSpec, start_ns: int) -> tuple[Model, Context, Intake, Loaded]:
+    def _load(self, spec: LoadSpec, start_ns: int) -> tuple[Context, Intake, Loaded]:
         log = LlamaLog()
         model = Model(spec, log, lambda fraction: self._outlet.reply(LoadProgress(fraction)))
         context = Context(model, spec, log)
@@ -130,7 +130,7 @@ class Runner:
             supports_thinking=template.supports_thinking,
             supports_infill=template.supports_infill or model.vocab.can_infill,
         )
-        return model, context, Intake(model, template, context_tokens=context.context_tokens), loaded
+        return context, Intake(model, template, context_tokens=context.context_tokens), loaded
 
     def _prepare_jobs(self, intake: Intake) -> None:
         """The intake thread: requests in, tickets to the engine."""
