@@ -147,7 +147,7 @@ class BlobWriter:
         self.written_bytes = 0
         store.directory.mkdir(parents=True, exist_ok=True)
         if size_bytes is not None and size_bytes > (free := shutil.disk_usage(store.directory).free):
-            raise StorageFull(store.directory, size_bytes, free)
+            raise StorageFull(store.directory, size_bytes, free, os.strerror(errno.ENOSPC))
         self._file, self._partial = self._open_partial()
 
     def write(self, chunk: bytes | bytearray | memoryview) -> None:
@@ -206,13 +206,11 @@ class BlobWriter:
         except OSError as error:
             if hasattr(self, "_file"):
                 self.discard()
-            if error.errno not in _FULL_ERRNOS:
+            if error.errno is None or error.errno not in _FULL_ERRNOS:
                 raise
-            needed = pending_bytes
-            if self._size_bytes is not None:
-                needed = max(needed, self._size_bytes - self.written_bytes)
+            needed = max(self.written_bytes + pending_bytes, self._size_bytes or 0)
             free = shutil.disk_usage(self._store.directory).free
-            raise StorageFull(self._store.directory, needed, free) from error
+            raise StorageFull(self._store.directory, needed, free, os.strerror(error.errno)) from error
 
 
 def fsync_directory(directory: Path) -> None:

@@ -174,18 +174,18 @@ class CorruptBlob(BlobError):
 class StorageFull(BlobError):
     """The file system took no more bytes; what was written of the blob has been removed.
 
-    `needed_bytes` were still to be written (at least), `free_bytes` were free.
+    The blob needs `needed_bytes` (at least), and `free_bytes` are free again. `reason` is the system's word for
+    it: a full disk, a quota, a limit on the size of files.
     """
 
-    def __init__(self, directory: Path, needed_bytes: int, free_bytes: int) -> None:
-        super().__init__(directory, needed_bytes, free_bytes)
+    def __init__(self, directory: Path, needed_bytes: int, free_bytes: int, reason: str) -> None:
+        super().__init__(directory, needed_bytes, free_bytes, reason)
         self.directory, self.needed_bytes, self.free_bytes = directory, needed_bytes, free_bytes
+        self.reason = reason
 
     def __str__(self) -> str:
-        return (
-            f"no space left in {self.directory}: "
-            f"{_people_bytes(self.needed_bytes)} more needed, {_people_bytes(self.free_bytes)} free"
-        )
+        needed, free = _people_bytes(self.needed_bytes), _people_bytes(self.free_bytes)
+        return f"can't store a blob in {self.directory}: {self.reason} ({needed} needed, {free} free)"
 
 
 def _people_bytes(count: int) -> str:

@@ -35,6 +35,7 @@ MAX_TENSORS: Final = 1 << 16
 MAX_DIMENSIONS: Final = 4
 MAX_KEY_BYTES: Final = (1 << 16) - 1  # the format's own limit
 MAX_STRING_BYTES: Final = 16 << 20
+MAX_TEXT_BYTES: Final = 64 << 20  # of all strings together that are not in arrays
 MAX_ARRAY_LENGTH: Final = 1 << 24  # the largest vocabularies have 2^18 tokens, and twice as many merges
 KEPT_ARRAY_LENGTH: Final = 4096  # per-block numbers are kept, scores of a vocabulary are not
 MAX_BLOCKS: Final = 1 << 14
@@ -68,10 +69,11 @@ class BoundedReader(GGUFReader):  # type: ignore[misc]
         return parts
 
     def _get_field_parts(self, orig_offs: int, raw_type: int) -> tuple[int, list[Any], list[int], list[Any]]:
+        self._check_value_type(raw_type)
         if raw_type != GGUFValueType.ARRAY:
             parts: tuple[int, list[Any], list[int], list[Any]] = super()._get_field_parts(orig_offs, raw_type)
             return parts
-        item_type = GGUFValueType(int(self._get(orig_offs, np.uint32)[0]))
+        item_type = self._check_value_type(int(self._get(orig_offs, np.uint32)[0]))
         length = int(self._get(orig_offs + 4, np.uint64)[0])
         if length > MAX_ARRAY_LENGTH:
             raise Unsound(f"an array of {length} elements at offset {orig_offs}")
@@ -83,6 +85,12 @@ class BoundedReader(GGUFReader):  # type: ignore[misc]
             return self._end_of_strings(start, length) - orig_offs, header, [], [GGUFValueType.ARRAY, item_type]
         values = self._get(start, self.gguf_scalar_to_np[item_type], length)
         return 12 + int(values.nbytes), [*header, values], [2], [GGUFValueType.ARRAY, item_type]
+
+    def _check_value_type(self, number: int) -> GGUFValueType:
+        try:
+            return GGUFValueType(int(number))
+        except ValueError:
+            raise Unsound(f"the unknown value type {number}") from None
 
     def _get_tensor_info_field(self, orig_offs: int) -> ReaderField:
         name_bytes = int(self._get(orig_offs, np.uint64)[0])
@@ -136,10 +144,11 @@ def _check_tensor(field: ReaderField) -> None:
 
 
 def probe(path: Path) -> GgufFacts:
-    """Read the facts. Raises: Unsound, ValueError, KeyError: the file breaks the format. OSError."""
+    """Read the facts. Raises: Unsound, or what the library raises for a file that breaks the format."""
     reader = BoundedReader(path)
     metadata: dict[str, Scalar] = {}
     arrays: dict[str, ArrayFact] = {}
+    text_bytes = 0
     for key, field in reader.fields.items():
         if key.startswith("GGUF."):
             continue
@@ -147,8 +156,11 @@ def probe(path: Path) -> GgufFacts:
             raise Unsound(f"a key of {len(key)} bytes")
         if field.types[0] == GGUFValueType.ARRAY:
             arrays[key] = _array_fact(field)
-        else:
-            metadata[key] = field.contents()
+            continue
+        text_bytes += int(field.parts[-1].nbytes)
+        if text_bytes > MAX_TEXT_BYTES:
+            raise Unsound(f"more than {MAX_TEXT_BYTES} bytes of text in its metadata")
+        metadata[key] = field.contents()
     tensors = tuple(
         TensorFact(t.name, tuple(t.shape.tolist()), t.tensor_type.name, int(t.n_bytes)) for t in reader.tensors
     )
@@ -303,15 +315,21 @@ def _product(shape: tuple[int, ...]) -> int:
     return result
 
 
+def answer(path: Path) -> Report | Refusal:
+    """The facts, or why there are none."""
+    try:
+        return Report(probe(path))
+    except KeyError as error:  # whose text is its argument in quotes
+        return Refusal(str(error.args[0]))
+    except (Unsound, ValueError, IndexError, OverflowError, OSError, MemoryError) as error:
+        return Refusal(str(error) or type(error).__name__)
+
+
 def main() -> int:
     """Answer for the file named on the command line."""
     if sys.platform == "linux":  # elsewhere it does not count what numpy allocates
         resource.setrlimit(resource.RLIMIT_DATA, (MAX_DATA_BYTES, MAX_DATA_BYTES))
-    try:
-        answer: Report | Refusal = Report(probe(Path(sys.argv[1])))
-    except (Unsound, ValueError, KeyError, IndexError, OverflowError, OSError, MemoryError) as error:
-        answer = Refusal(str(error) or type(error).__name__)
-    sys.stdout.buffer.write(encode_answer(answer))
+    sys.stdout.buffer.write(encode_answer(answer(Path(sys.argv[1]))))
     return 0
 
 
