@@ -21,14 +21,6 @@ class ProgressBars:
         self._last_step = ""
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty():
-            # Imported here: loading it takes longer than most verbs do in all.
-            from rich.console import Console
-            from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
-            self._progress = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
-            self._progress.start()
         return self
 
     def __exit__(
@@ -39,8 +31,9 @@ class ProgressBars:
 
     def bar(self, label: str, total_bytes: int) -> Callable[[int], None]:
         """A new bar; what is returned takes the bytes that have been done since it was last called."""
-        if (progress := self._progress) is None:
+        if not sys.stderr.isatty():
             return lambda count: None
+        progress = self._progress = self._progress or _started_progress()
         task = progress.add_task(cell(label), total=total_bytes)
         return lambda count: progress.advance(task, count)
 
@@ -53,3 +46,14 @@ class ProgressBars:
             self._progress.console.print(cell(status), markup=False, highlight=False)
         else:
             print(cell(status), file=sys.stderr)
+
+
+def _started_progress() -> Progress:
+    # Imported here: loading it takes longer than most verbs do in all.
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
+    progress = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+    progress.start()
+    return progress

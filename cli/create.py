@@ -51,6 +51,7 @@ def create_model(client: Client, name: str, modelfile: Path | None) -> None:
         raise CommandError(f"{path}:{error.line}: {error.message}" if error.line else f"{path}: {error}") from error
     with ProgressBars() as bars:
         body = plan.body | _upload(client, plan.files, bars)
+    with ProgressBars() as bars:
         arrived: dict[str, int] = {}
         advance = {}
         for event in client.stream("/api/create", body):

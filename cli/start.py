@@ -46,13 +46,13 @@ def ensure_node(client: Client, settings: Settings) -> None:
     """
     try:
         client.ask("GET", "/api/version")
+        return
     except NotRunning:
         if not is_this_machine(client.address.host):
             raise
-    else:
-        return
     log = log_file(settings)
     print(f"Starting a node in the background (its log: {log}; stop it with: ayni shutdown)", file=sys.stderr)
+    earlier_bytes = log.stat().st_size if log.exists() else 0
     process = start_node(log)
     deadline = time.monotonic() + START_TIMEOUT_S
     with stderr_spinner("starting"):
@@ -63,7 +63,7 @@ def ensure_node(client: Client, settings: Settings) -> None:
                 # Another command may have started one at the same moment, and ours found the port taken.
                 if answers(client):
                     return
-                raise CommandError(f"the node did not start: {last_words(log)}", f"Its log: {log}")
+                raise CommandError(f"the node did not start: {last_words(log, earlier_bytes)}", f"Its log: {log}")
             time.sleep(POLL_S)
     raise CommandError(f"the node did not answer within {START_TIMEOUT_S:.0f} s", f"Its log: {log}")
 
@@ -103,13 +103,14 @@ def start_node(log: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def last_words(log: Path) -> str:
-    """The last line of a log, without the "Error: " before it."""
+def last_words(log: Path, earlier_bytes: int) -> str:
+    """The last line of a log beyond what was in it earlier, without the mark of an error before it."""
+    size_bytes = log.stat().st_size
+    start = earlier_bytes if earlier_bytes <= size_bytes else 0  # it has been put aside meanwhile
     with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - TAIL_BYTES))
+        file.seek(max(start, size_bytes - TAIL_BYTES))
         lines = [line for line in printable(file.read().decode(errors="replace")).splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("Error: ")]
-    return (errors or lines or ["it left no message"])[-1].removeprefix("Error: ")
+    return (lines or ["it left no message"])[-1].removeprefix("Error: ").removeprefix("ayni: ")
 
 
 def shut_down(settings: Settings) -> None:
@@ -124,7 +125,7 @@ def shut_down(settings: Settings) -> None:
     if record is None or not is_running(record):
         if answers(Client(address)):
             raise CommandError(f"what answers at {address.url} is no node started with this state folder")
-        raise NotRunning(address.url, "no node is running there")
+        raise CommandError(f"no node is running at {address.url}")
     _end(record)
     print(f"stopped the node at {cell(record.host)}:{record.port}")
 

@@ -97,8 +97,9 @@ def _serve_arguments(parser: ArgumentParser) -> None:
 def _serve(arguments: Namespace) -> int:
     settings = load_settings(flags=vars(arguments))
     from api.serve import run
+    from cli.version import __version__
 
-    return run(settings)
+    return run(settings, version=__version__)
 
 
 def _shutdown(arguments: Namespace) -> int:
