@@ -24,9 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = dispatch(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output has seen enough. Python would complain again when it flushes at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output has seen enough
+        _forget_output()
         return 1
     except KeyboardInterrupt:
         print(file=sys.stderr)
@@ -35,7 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(str(error), error.hint)
     except InvalidSetting as error:
         return _complain(str(error))
+    except OSError as error:  # our output's disk is full, say; what concerns one verb has its own words
+        _forget_output()
+        return _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
     return status
+
+
+def _forget_output() -> None:
+    """Keep Python from complaining again when it flushes stdout at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def dispatch(arguments: list[str]) -> int:
@@ -45,7 +52,7 @@ def dispatch(arguments: list[str]) -> int:
             print(overview(), end="")
             return 0
         case ["help", name]:
-            find_verb(name).parse(["--help"])
+            return _act([name, "--help"])
         case ["-v" | "--version", *_]:
             return _act(["version"])
     return _act(arguments)

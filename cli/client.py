@@ -23,22 +23,32 @@ MAX_LINE_BYTES = 8 * 1024 * 1024
 MAX_ERROR_CHARS = 2000
 UPLOAD_CHUNK_BYTES = 1024 * 1024
 CONNECT_TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 60.0
 
 
 class Client:
-    """The node at one address. `timeout_s` bounds each wait for a plain answer; streams may pause for as long as
-    the model thinks, and end when the node's machine stops answering TCP keep-alives."""
+    """The node at one address.
 
-    def __init__(self, address: Address, *, timeout_s: float = 60.0) -> None:
+    A wait without a bound, as for a model to load, still ends when the node's machine no longer answers TCP
+    keep-alives.
+    """
+
+    def __init__(self, address: Address) -> None:
         self.address = address
-        self._timeout_s = timeout_s
 
-    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        timeout_s: float | None = ANSWER_TIMEOUT_S,
+    ) -> dict[str, Any]:
         """The whole answer as a JSON object; {} where it has no body.
 
         Raises: NotRunning, ConnectionLost, ServerError.
         """
-        with self._request(method, path, _encode(body), timeout_s=self._timeout_s) as response:
+        with self._request(method, path, _encode(body), timeout_s=timeout_s) as response:
             text = response.read(MAX_ANSWER_BYTES)
         return _parse_object(text) if text.strip() else {}
 
@@ -59,7 +69,7 @@ class Client:
     def has_blob(self, digest: str) -> bool:
         """Whether the node already holds a blob ("sha256:<hex>")."""
         try:
-            with self._request("HEAD", f"/api/blobs/{digest}", None, timeout_s=self._timeout_s):
+            with self._request("HEAD", f"/api/blobs/{digest}", None, timeout_s=ANSWER_TIMEOUT_S):
                 return True
         except ServerError as error:
             if error.status == http.HTTPStatus.NOT_FOUND:
@@ -123,7 +133,8 @@ class Client:
 
 
 def _encode(body: dict[str, Any] | None) -> bytes | None:
-    return None if body is None else json.dumps(body).encode()
+    # Half a character, as a terminal or an argument may bring it, is no UTF-8: it becomes a question mark.
+    return None if body is None else json.dumps(body, ensure_ascii=False).encode(errors="replace")
 
 
 def _parse_object(text: bytes) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from cli.client import Client
 from cli.errors import ConnectionLost
 from cli.fields import count_of, list_of, object_of, text_of
-from cli.terminal import Style, WordWrap, columns_of, stderr_spinner
+from cli.terminal import Style, WordWrap, columns_of, obeys_escapes, stderr_spinner
 from cli.text import cell, go_duration, printable
 
 
@@ -36,7 +36,7 @@ class ReplyPrinter:
         self.hide_thinking = hide_thinking
         self._out, self._style = out, Style(out)
         self._is_terminal = out.isatty()
-        self._columns = columns_of(out) if wrap_words and self._is_terminal else 0
+        self._columns = columns_of(out) if wrap_words and obeys_escapes(out) else 0
         self._wrap = WordWrap(self._columns)
         self._thinking_open, self._thinking_ends_line = False, True
 

@@ -109,7 +109,7 @@ def embed(client: Client, request: RunRequest, text: str) -> None:
         "dimensions": request.dimensions,
     }
     body = {"model": request.model, "input": text} | {k: v for k, v in chosen.items() if v is not None}
-    vectors = list_of(client.ask("POST", "/api/embed", body), "embeddings")
+    vectors = list_of(client.ask("POST", "/api/embed", body, timeout_s=None), "embeddings")
     if not vectors:
         raise CommandError("no embeddings returned")
     print(json.dumps(vectors[0], separators=(",", ":")))

@@ -67,11 +67,16 @@ def columns_of(stream: TextIO) -> int:
         return shutil.get_terminal_size().columns
 
 
+def obeys_escapes(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that can move its cursor."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
 class Style:
     """Escape codes for one stream; all empty where it is no terminal or NO_COLOR asks for none."""
 
     def __init__(self, stream: TextIO) -> None:
-        colours = stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        colours = obeys_escapes(stream) and not os.environ.get("NO_COLOR")
         self.dim, self.heading, self.end = ("\x1b[90m", "\x1b[1;90m", "\x1b[0m") if colours else ("", "", "")
 
 
@@ -84,7 +89,7 @@ class Spinner:
         self._thread = threading.Thread(target=self._spin, name="spinner", daemon=True)
 
     def __enter__(self) -> Self:
-        if self._stream.isatty():
+        if obeys_escapes(self._stream):
             self._thread.start()
         return self
 
@@ -105,11 +110,11 @@ class Spinner:
         frame = 0
         while not self._stopped.wait(SPINNER_PERIOD_S):
             shown = f"{self._message} " if self._message else ""
-            self._stream.write(f"\r{shown}{SPINNER_FRAMES[frame % len(SPINNER_FRAMES)]}\x1b[K\x1b[?25l")
+            self._stream.write(f"\r{shown}{SPINNER_FRAMES[frame % len(SPINNER_FRAMES)]}\x1b[K")
             self._stream.flush()
             frame += 1
         if frame:
-            self._stream.write("\r\x1b[K\x1b[?25h")
+            self._stream.write("\r\x1b[K")
             self._stream.flush()
 
 

@@ -26,6 +26,7 @@ RUN_HELP = f"""\
 Where nothing answers on this machine, a node is started in the background.
 Text that is piped in stands before the prompt; without either, a conversation begins.
 """
+VERSION_TIMEOUT_S = 2.0
 # Flags whose value may be left out: it has to be joined by "=", lest a prompt be taken for it.
 OPTIONAL_VALUE_FLAGS = ("--think", "--truncate")
 
@@ -251,9 +252,9 @@ def show_version(settings: Settings) -> int:
     from cli.version import __version__
 
     print(f"ayni version is {__version__}")
-    client = Client(settings.address, timeout_s=2.0)
+    client = Client(settings.address)
     try:
-        answer = client.ask("GET", "/api/version")
+        answer = client.ask("GET", "/api/version", timeout_s=VERSION_TIMEOUT_S)
     except CommandError:
         print(f"Warning: no node answers at {client.address.url}", file=sys.stderr)
         return 0

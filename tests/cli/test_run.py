@@ -49,6 +49,11 @@ def test_piped_text_stands_before_the_words(demo: Command, node: ScriptedNode) -
     assert prompts == ["line 1\nline 2\n Sum up:", "only \ufffd this"]
 
 
+def test_half_a_character_in_a_word_reaches_the_node_as_a_question_mark(demo: Command, node: ScriptedNode) -> None:
+    demo("run", "demo", "caf\udcc3")
+    assert node.asked_of("POST /api/generate")[0]["prompt"] == "caf?"
+
+
 def test_without_any_prompt_the_model_is_only_loaded(demo: Command, node: ScriptedNode) -> None:
     node.answers["POST /api/generate"] = Reply({"response": "", "done": True, "done_reason": "load"})
     assert demo("run", "demo").stdout == ""

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -187,6 +190,29 @@ def test_a_bad_setting_is_one_line(ayni: Command) -> None:
         done = ayni(*verb)
         assert done.returncode == 1
         assert done.stderr.startswith("Error: bad setting AYNI_HOST = '127.0.0.1:99999': must be an address")
+
+
+def test_serve_takes_every_setting_as_a_flag(ayni: Command) -> None:
+    assert "--num-parallel VALUE" in ayni("serve", "--help").stdout
+    done = ayni("serve", "--num-parallel", "many")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "Error: bad setting --num-parallel = 'many': must be a number from 0 to 256\n",
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_one_line(with_node: Command, node: ScriptedNode) -> None:
+    node.answers["GET /api/tags"] = tags()
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "cli", "list"],
+            env=with_node.environ,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=20,
+        )
+    assert (done.returncode, done.stderr) == (1, b"Error: No space left on device\n")
 
 
 def test_version_names_both_sides(with_node: Command, node: ScriptedNode) -> None:
