@@ -34,7 +34,7 @@ from registry.manifest import (
 )
 from registry.model import Model
 from registry.names import ModelName
-from registry.parameters import check_parameters
+from registry.parameters import ParameterValue, check_parameters
 from registry.recipe import Files, Recipe, check_version
 
 Progress: TypeAlias = Callable[[str], None]
@@ -43,6 +43,13 @@ _MEDIA_TYPES: Final[Mapping[str, str]] = {
     "model": MODEL_TYPE,
     "adapter": ADAPTER_TYPE,
     "projector": PROJECTOR_TYPE,
+}
+# Licences add up; of the others a model has one.
+_REPLACES: Final[Mapping[str, tuple[str, ...]]] = {
+    TEMPLATE_TYPE: (TEMPLATE_TYPE, OLD_TEMPLATE_TYPE),
+    SYSTEM_TYPE: (SYSTEM_TYPE,),
+    PARAMETERS_TYPE: (PARAMETERS_TYPE,),
+    MESSAGES_TYPE: (MESSAGES_TYPE,),
 }
 
 
@@ -65,28 +72,31 @@ class Builder:
                 "quantize is not supported: quantise the GGUF file first (llama.cpp: llama-quantize)"
             )
         if isinstance(recipe.source, ModelName):
-            layers, config = self._from_model(recipe.source, progress)
+            source = self.resolve(recipe.source)
+            texts = _texts(recipe, source.parameters)
+            layers, config = self._from_model(source, {media_type for media_type, _ in texts}, progress)
         else:
+            texts = _texts(recipe, {})
             layers, config = self._from_files(recipe.source, progress)
-        layers = [*layers, *self._adapters(recipe.adapters, progress)]
-        layers = [*self._with_texts(layers, recipe, progress)]
+        layers += self._adapters(recipe.adapters, progress)
+        layers += [self._text_layer(media_type, data, progress) for media_type, data in texts]
         config = _overridden(config, recipe)
         config_layer = self._text_layer(CONFIG_TYPE, config.encode(), progress)
         return Manifest(config_layer, tuple(layers))
 
-    def _from_model(self, name: ModelName, progress: Progress) -> tuple[list[Layer], Config]:
-        source = self.resolve(name)
+    def _from_model(self, source: Model, brought: set[str], progress: Progress) -> tuple[list[Layer], Config]:
+        """The source's layers, but for those that the types `brought` replace."""
         weights = source.weights_layer
+        replaced = {old for media_type in brought for old in _REPLACES.get(media_type, ())}
         layers = []
         for layer in source.manifest.layers:
-            self.take(layer.digest, source.blobs)
-            progress(f"using existing layer {layer.digest}")
-            layers.append(replace(layer, origin=str(name)))
-        config = source.config
-        if not config.model_family:
-            described = _describe(self.facts.facts(weights.digest, self.blobs.path(weights.digest)))
-            config = described
-        return layers, config
+            if layer.media_type not in replaced:
+                self.take(layer.digest, source.blobs)
+                progress(f"using existing layer {layer.digest}")
+                layers.append(replace(layer, origin=str(source.name)))
+        if source.config.model_family:
+            return layers, source.config
+        return layers, _describe(self._sound_facts(weights.digest))
 
     def _from_files(self, files: Files, progress: Progress) -> tuple[list[Layer], Config]:
         layers: list[Layer] = []
@@ -132,32 +142,6 @@ class Builder:
                 raise BlobNotFound(digest)
             self.blobs.put_file(source.path(digest))
 
-    def _with_texts(self, layers: list[Layer], recipe: Recipe, progress: Progress) -> Iterator[Layer]:
-        """The layers with those texts replaced or added that the recipe brings."""
-        parameters = dict(check_parameters(recipe.parameters or {}))
-        for layer in layers:
-            if layer.media_type == PARAMETERS_TYPE and parameters:
-                inherited = msgspec.json.decode(self.blobs.read(layer.digest), type=dict[str, object])
-                parameters = {**inherited, **parameters}  # type: ignore[dict-item]
-        replaced: set[str] = set()
-        added: list[tuple[str, bytes]] = []
-        if recipe.template:
-            replaced |= {TEMPLATE_TYPE, OLD_TEMPLATE_TYPE}
-            added.append((TEMPLATE_TYPE, recipe.template.encode()))
-        if recipe.system:
-            replaced.add(SYSTEM_TYPE)
-            added.append((SYSTEM_TYPE, recipe.system.encode()))
-        added += [(LICENSE_TYPE, text.encode()) for text in recipe.licenses if text]
-        if parameters:
-            replaced.add(PARAMETERS_TYPE)
-            added.append((PARAMETERS_TYPE, msgspec.json.encode(parameters) + b"\n"))
-        if recipe.messages:
-            replaced.add(MESSAGES_TYPE)
-            added.append((MESSAGES_TYPE, msgspec.json.encode(recipe.messages) + b"\n"))
-        yield from (layer for layer in layers if layer.media_type not in replaced)
-        for media_type, data in added:
-            yield self._text_layer(media_type, data, progress)
-
     def _text_layer(self, media_type: str, data: bytes, progress: Progress) -> Layer:
         known = self.blobs.has(Digest.of(data))
         digest = self.blobs.put(data)
@@ -176,6 +160,21 @@ class Builder:
                 f"the model is split over {shards} files; merge them first (llama.cpp: llama-gguf-split --merge)"
             )
         return facts
+
+
+def _texts(recipe: Recipe, inherited: Mapping[str, ParameterValue]) -> list[tuple[str, bytes]]:
+    """The text blobs that the recipe brings, with their types; new parameters are merged into the inherited."""
+    texts = []
+    if recipe.template:
+        texts.append((TEMPLATE_TYPE, recipe.template.encode()))
+    if recipe.system:
+        texts.append((SYSTEM_TYPE, recipe.system.encode()))
+    texts += [(LICENSE_TYPE, text.encode()) for text in recipe.licenses if text]
+    if parameters := check_parameters(recipe.parameters or {}):
+        texts.append((PARAMETERS_TYPE, msgspec.json.encode({**inherited, **parameters}) + b"\n"))
+    if recipe.messages:
+        texts.append((MESSAGES_TYPE, msgspec.json.encode(recipe.messages) + b"\n"))
+    return texts
 
 
 def _describe(facts: GgufFacts) -> Config:

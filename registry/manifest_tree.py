@@ -110,16 +110,19 @@ class ManifestTree:
             except OSError:
                 break  # not empty
 
-    def referenced(self) -> set[Digest]:
+    def referenced(self) -> dict[Digest, int]:
         """Every digest that some manifest mentions, those that can't be parsed included.
 
+        With each goes the time stamp, in nanoseconds, of the oldest manifest that mentions it.
         Raises: OSError: a manifest can't be read, so nobody knows what it needs.
         """
-        found: set[Digest] = set()
+        found: dict[Digest, int] = {}
         # Links to other places are followed here: Ollama lists the models behind them.
         for path in _files_below(self.directory, _DEPTH):
             with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-                found |= mentioned_digests(file.read(MAX_MANIFEST_BYTES))
+                modified_ns = os.fstat(file.fileno()).st_mtime_ns
+                for digest in mentioned_digests(file.read(MAX_MANIFEST_BYTES)):
+                    found[digest] = min(modified_ns, found.get(digest, modified_ns))
         return found
 
     def read_path(self, path: Path) -> StoredManifest:

@@ -167,12 +167,17 @@ class ModelStore:
             return ()
         young_ns = time.time_ns() - int(grace_s * 1e9)
         removed = []
-        for digest in sorted(set(candidates) - needed):
+        for digest in sorted(candidates):
             try:
                 touched_ns = self.blobs.path(digest).stat().st_mtime_ns
             except FileNotFoundError:
                 continue
-            if touched_ns <= max(released_ns, young_ns):
+            if touched_ns > max(released_ns, young_ns):
+                continue
+            if (needed_since_ns := needed.get(digest)) is None:
                 self.blobs.remove(digest)
                 removed.append(digest)
+            else:
+                # Whoever touched it last is done with it, so that is no reason to keep it later on.
+                self.blobs.backdate(digest, needed_since_ns)
         return tuple(removed)
