@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from node.engine.binding import Logits
 from node.engine.logprobs import token_logprob
@@ -13,7 +14,9 @@ from node.engine.sampling import Sampler
 from node.engine.text import TokenText
 from node.engine.vocab import Vocab
 from node.jobs import Delta, Done, FinishReason, Sampling, TokenLogprob, ToolCall, Usage
-from node.prompt.output import OutputParser
+
+if TYPE_CHECKING:  # the engine only calls a parser; making one takes a template
+    from node.prompt import OutputParser
 
 # A model that never ends must not run for ever; Ollama's limit, in contexts.
 _ENDLESS_CONTEXTS = 10

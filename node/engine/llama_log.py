@@ -17,7 +17,8 @@ _MAX_LINE_CHARS = 500
 _MIB = 1 << 20
 # "llama_kv_cache:        CPU KV buffer size =   112.00 MiB"
 _BUFFER_LINE = re.compile(
-    r"^\w+:\s+(?P<buffer>\S+)\s+(?:\S+ )*?(?P<kind>model|KV|RS|state|compute|output|LoRA) buffer size =\s*(?P<mib>[\d.]+)"
+    r"^\w+:\s+(?P<buffer>\S+)\s+(?:\S+ )*?(?P<kind>model|KV|RS|state|compute|output|LoRA)"
+    r" buffer size =\s*(?P<mib>[\d.]+) MiB"
 )
 # What each kind of buffer counts as in `DeviceBytes`.
 _FIELD = {

@@ -20,7 +20,7 @@ from node.engine.mailbox import Mailbox
 from node.engine.prefix import place
 from node.engine.sampling import Candidates, Sampler
 from node.engine.scheduler import Pace, Share, plan_step
-from node.engine.slots import Slot, best_source, needs
+from node.engine.slots import Slot, best_source, needs, ready_prompts
 from node.jobs import Event, Failed
 
 log = logging.getLogger(__name__)
@@ -212,13 +212,14 @@ class Engine:
         """Before a prompt is read: copy what another sequence has meanwhile read of the same beginning."""
         if not self._can_rewind:
             return
-        for slot in self._slots:
-            if slot.prefilling and slot.generation is not None and (found := best_source(slot, self._slots)):
+        for slot in ready_prompts(self._slots):
+            generation = slot.generation
+            if generation is not None and (found := best_source(slot, self._slots)):
                 source, count = found
                 wanted = slot.tokens + slot.pending
                 self._copy(source, slot, count)
                 slot.pending = wanted[len(slot.tokens) :]
-                slot.generation.cached_tokens = min(len(slot.tokens), len(slot.generation.ticket.prompt))
+                generation.cached_tokens = min(len(slot.tokens), len(generation.ticket.prompt))
 
     def _fill(self, shares: Sequence[Share]) -> dict[int, int]:
         """Put the shares into the batch; returns for each slot the index of its last token."""

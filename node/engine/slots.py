@@ -64,17 +64,23 @@ class Slot:
         self.last_used = tick
 
 
-def needs(slots: list[Slot]) -> list[Need]:
-    """What busy slots want evaluated.
+def ready_prompts(slots: list[Slot]) -> list[Slot]:
+    """The prompts to be read now, in order of arrival.
 
     A prompt waits while an earlier one, not yet read to its end, begins like it: its memory can be copied then.
     """
     prompts = sorted((s for s in slots if s.prefilling), key=lambda s: s.arrival)
-    wanted = [Need(s.index, s.arrival, 0) for s in slots if s.busy and not s.prefilling]
-    for at, slot in enumerate(prompts):
-        if not any(_will_be_worth_copying(slot, earlier) for earlier in prompts[:at]):
-            wanted.append(Need(slot.index, slot.arrival, len(slot.pending)))
-    return wanted
+    return [
+        slot
+        for at, slot in enumerate(prompts)
+        if not any(_will_be_worth_copying(slot, earlier) for earlier in prompts[:at])
+    ]
+
+
+def needs(slots: list[Slot]) -> list[Need]:
+    """What busy slots want evaluated in the next step."""
+    streams = [Need(s.index, s.arrival, 0) for s in slots if s.busy and not s.prefilling]
+    return streams + [Need(s.index, s.arrival, len(s.pending)) for s in ready_prompts(slots)]
 
 
 def best_source(slot: Slot, slots: list[Slot]) -> tuple[Slot, int] | None:

@@ -1,5 +1,8 @@
-from node.prompt.output import OutputParser
-from node.prompt.errors import TemplateError
+OutputParser = object
+
+
+class TemplateError(Exception):
+    pass
 
 
 class InvalidSchema(Exception):
