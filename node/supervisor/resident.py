@@ -1,0 +1,125 @@
+"""A model in memory: its runner, who uses it, when it goes. Changed only by its supervisor, in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from node.runner.protocol import Adapter, Loaded
+from node.supervisor.policy import Residency
+from node.supervisor.runner import Runner
+from node.supervisor.types import LoadedModel, LoadOptions
+
+if TYPE_CHECKING:
+    from registry import Model
+
+# How fast the mean length of a job follows new ones.
+_MEAN_WEIGHT = 0.2
+_FIRST_MEAN_S = 5.0
+RAM_DEVICE = "CPU"  # ggml's name
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What a runner holds, and so what requests can share one: models that differ only in defaults do."""
+
+    path: str
+    adapters: tuple[Adapter, ...]
+    template: str | None
+    embedding: bool
+
+    @classmethod
+    def of(cls, model: Model, *, embedding: bool) -> Weights:
+        """Read what the model consists of. Raises RegistryError: a blob is missing."""
+        adapters = tuple(Adapter(path=str(path)) for path in model.adapters)
+        return cls(str(model.weights), adapters, model.template, embedding)
+
+
+class Resident:
+    """A loaded model. `gone` is set when its process has ended; `evictors` loads wait for that."""
+
+    def __init__(
+        self,
+        model: Model,
+        weights: Weights,
+        runner: Runner,
+        info: Loaded,
+        *,
+        options: LoadOptions,
+        parallel: int,
+        gpu_names: Sequence[str],
+        keep_alive_s: float,
+    ) -> None:
+        self.model, self.weights, self.runner, self.info = model, weights, runner, info
+        self.options, self.parallel, self.keep_alive_s = options, parallel, keep_alive_s
+        self.names = {model.name}
+        self.in_use = 0
+        self.evictors = 0
+        self.last_used_s = time.monotonic()
+        self.mean_job_s = _FIRST_MEAN_S
+        self.timer: asyncio.TimerHandle | None = None
+        self.gone = asyncio.Event()
+        self._gpu_names = frozenset(gpu_names)
+
+    @property
+    def leaving(self) -> bool:
+        """Whether no new request may use it: somebody waits for its end, or its runner is gone."""
+        return self.evictors > 0 or self.runner.is_lost
+
+    def take(self, model: Model, keep_alive_s: float | None) -> None:
+        """One more request uses it; its keep-alive holds from now on."""
+        self.in_use += 1
+        self.names.add(model.name)
+        self.last_used_s = time.monotonic()
+        if keep_alive_s is not None:
+            self.keep_alive_s = keep_alive_s
+        self.stop_timer()
+
+    def give_back(self, took_s: float) -> None:
+        """A request is done with it."""
+        self.in_use -= 1
+        self.last_used_s = time.monotonic()
+        self.mean_job_s += _MEAN_WEIGHT * (took_s - self.mean_job_s)
+
+    def stop_timer(self) -> None:
+        """Forget the planned unloading."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def residency(self, *, wanted: bool) -> Residency[Resident]:
+        """How eviction sees it; `wanted`: requests are about to use it."""
+        held = tuple((d.device, d.model_bytes + d.kv_bytes + d.compute_bytes) for d in self.info.allocated)
+        return Residency(self, self.last_used_s, self.in_use > 0 or wanted, held)
+
+    def describe(self, waiting: int) -> LoadedModel:
+        """How callers see it; `waiting`: requests for it that wait for a reload."""
+        held = dict(self.residency(wanted=False).bytes_on)
+        active = min(self.in_use, self.parallel)
+        return LoadedModel(
+            name=self.model.name,
+            digest=self.model.digest,
+            size_bytes=sum(held.values()),
+            vram_bytes=sum(count for device, count in held.items() if device in self._gpu_names),
+            context_tokens=self.info.context_tokens,
+            parallel=self.parallel,
+            embedding=self.weights.embedding,
+            expires_at=self._expires_at(),
+            info=self.info,
+            active=active,
+            queued=self.in_use - active + waiting,
+        )
+
+    def _expires_at(self) -> datetime | None:
+        if self.keep_alive_s == math.inf:
+            return None
+        idle_s = 0.0 if self.in_use else time.monotonic() - self.last_used_s
+        try:
+            return datetime.now(UTC) + timedelta(seconds=max(0.0, self.keep_alive_s - idle_s))
+        except OverflowError:
+            return None

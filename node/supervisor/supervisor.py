@@ -1,0 +1,397 @@
+"""Which models are in memory, for whom, and until when. One event loop owns all of it.
+
+A request takes a place in its model's slot, waits there for a load if one is needed (one load however many wait;
+it is given up when nobody waits any more), uses the resident model, and gives it back. Loads happen one at a
+time, so that each sees the memory the one before has left. Decisions are in `policy` and `node.fit`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from node.devices import DeviceSource, Machine, MachineSource
+from node.errors import Closing, DoesNotFit, QueueFull
+from node.fit import LoadChoice, ModelShape, default_context_tokens
+from node.jobs import Embedded, EmbedJob, Event, Job, Rendered
+from node.settings import Settings
+from node.supervisor import plan
+from node.supervisor.loading import start_resident
+from node.supervisor.policy import can_serve, choose_eviction, freed, most_models, retry_after_s
+from node.supervisor.resident import Resident, Weights
+from node.supervisor.types import LoadedModel, LoadOptions
+
+if TYPE_CHECKING:
+    from registry import Digest, Model, ModelName
+
+log = logging.getLogger(__name__)
+
+# How long a load waits for models in use to become free before it answers "busy".
+BUSY_LIMIT_S = 300.0
+_BUSY_RETRY_S = 10
+_MOST_REMEMBERED_MODELS = 4096
+
+
+@dataclass(eq=False, slots=True)
+class _Slot:
+    """Requests for the same weights: those that wait, the load they wait for, the model they use."""
+
+    weights: Weights
+    resident: Resident | None = None
+    loading: asyncio.Task[None] | None = None
+    waiting: int = 0
+
+    @property
+    def in_use(self) -> int:
+        return self.resident.in_use if self.resident else 0
+
+    @property
+    def is_empty(self) -> bool:
+        return self.resident is None and self.loading is None and not self.waiting
+
+
+class Session:
+    """A loaded model while one request uses it; valid within `Supervisor.session` only."""
+
+    def __init__(self, resident: Resident, waited_ns: int) -> None:
+        self.waited_ns = waited_ns
+        self._resident = resident
+
+    @property
+    def model(self) -> LoadedModel:
+        """The loaded model, now."""
+        return self._resident.describe(0)
+
+    def run(self, job: Job) -> AsyncGenerator[Event, None]:
+        """Generate; close the iterator to cancel. Raises JobFailed, RunnerLost, SlowReader."""
+        return self._resident.runner.run(job)
+
+    async def embed(self, job: EmbedJob) -> Embedded:
+        """Embed texts. Raises JobFailed, RunnerLost."""
+        return await self._resident.runner.embed(job)
+
+    async def render(self, job: Job) -> Rendered:
+        """Only render the prompt. Raises JobFailed, RunnerLost."""
+        return await self._resident.runner.render(job)
+
+
+class Supervisor:
+    """The runners of this machine."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        devices: MachineSource | None = None,
+        *,
+        command: Sequence[str] | None = None,
+        busy_limit_s: float = BUSY_LIMIT_S,
+    ) -> None:
+        """`devices`: who knows the machine; None: ask the engine. `command`: another program as runner."""
+        self._settings = settings
+        self._devices = devices or DeviceSource()
+        self._command = command
+        self._busy_limit_s = busy_limit_s
+        self._slots: dict[Weights, _Slot] = {}
+        self._weights: dict[tuple[Digest, bool], Weights] = {}
+        self._default_tokens = settings.context_length or 0  # of a request that asks for no context
+        self._placing = asyncio.Lock()
+        self._unloading: set[asyncio.Task[None]] = set()
+        self._closing = False
+
+    async def run(
+        self, model: Model, job: Job, options: LoadOptions, keep_alive_s: float | None = None
+    ) -> AsyncGenerator[Event, None]:
+        """Generate with the model, loading it if need be: `Delta` ... and `Done`.
+
+        Close the iterator (contextlib.aclosing) to cancel. `options` and `keep_alive_s` as in `session`.
+        Raises: NodeError (see node.errors), RegistryError: the model's files are damaged.
+        """
+        async with self.session(model, options, keep_alive_s) as session, aclosing(session.run(job)) as events:
+            async for event in events:
+                yield event
+
+    async def embed(
+        self, model: Model, job: EmbedJob, options: LoadOptions, keep_alive_s: float | None = None
+    ) -> Embedded:
+        """Embed texts with the model, loading it for that if need be. Raises as `run`."""
+        async with self.session(model, options, keep_alive_s, embedding=True) as session:
+            return await session.embed(job)
+
+    async def render(self, model: Model, job: Job, options: LoadOptions, keep_alive_s: float | None = None) -> Rendered:
+        """Only render the job's prompt. Raises as `run`."""
+        async with self.session(model, options, keep_alive_s) as session:
+            return await session.render(job)
+
+    async def load(
+        self, model: Model, options: LoadOptions, keep_alive_s: float | None = None, *, embedding: bool = False
+    ) -> LoadedModel:
+        """Have the model in memory. Raises as `run`."""
+        async with self.session(model, options, keep_alive_s, embedding=embedding) as session:
+            return session.model
+
+    @asynccontextmanager
+    async def session(
+        self, model: Model, options: LoadOptions, keep_alive_s: float | None = None, *, embedding: bool = False
+    ) -> AsyncIterator[Session]:
+        """Use the model, loading it if need be; it stays at least until the block ends.
+
+        Args:
+            options: of the request, over those of the model's own parameters (the caller has merged them).
+            keep_alive_s: how long it stays afterwards; negative or math.inf: for ever; None: as it was, at
+                first as the settings say.
+        Raises: QueueFull, DoesNotFit, LoadFailure, Closing, RegistryError.
+        """
+        started_ns = time.monotonic_ns()
+        if keep_alive_s is not None and keep_alive_s < 0:
+            keep_alive_s = math.inf
+        resident = await self._acquire(model, options, keep_alive_s, embedding=embedding)
+        taken_ns = time.monotonic_ns()
+        try:
+            yield Session(resident, taken_ns - started_ns)
+        finally:
+            resident.give_back((time.monotonic_ns() - taken_ns) / 1e9)
+            self._settle(resident)
+
+    async def unload(self, name: ModelName) -> bool:
+        """Unload the model as soon as no request uses it; False: it is not loaded."""
+        found = [slot.resident for slot in self._slots.values() if slot.resident and name in slot.resident.names]
+        for resident in found:
+            resident.keep_alive_s = 0.0
+            self._settle(resident)
+        return bool(found)
+
+    def loaded(self) -> list[LoadedModel]:
+        """The models in memory, most recently used first."""
+        slots = [slot for slot in self._slots.values() if slot.resident]
+        slots.sort(key=lambda slot: slot.resident.last_used_s if slot.resident else 0.0, reverse=True)
+        return [slot.resident.describe(slot.waiting) for slot in slots if slot.resident]
+
+    async def close(self) -> None:
+        """End every runner, whatever it is doing; the supervisor takes no more work. Returns when all are gone."""
+        self._closing = True
+        loads = [slot.loading for slot in self._slots.values() if slot.loading]
+        for load in loads:
+            load.cancel()
+        await asyncio.gather(*loads, return_exceptions=True)
+        for slot in list(self._slots.values()):
+            if slot.resident:
+                self._unload(slot.resident, "the node is shutting down")
+        await asyncio.gather(*self._unloading, return_exceptions=True)
+
+    # Taking and giving back
+
+    async def _acquire(
+        self, model: Model, options: LoadOptions, keep_alive_s: float | None, *, embedding: bool
+    ) -> Resident:
+        weights = await self._weights_of(model, embedding=embedding)
+        slot = self._slots.setdefault(weights, _Slot(weights))
+        places = slot.resident.parallel if slot.resident else 1
+        if slot.waiting + slot.in_use >= places + self._settings.max_queue:
+            mean_s = slot.resident.mean_job_s if slot.resident else float(_BUSY_RETRY_S)
+            raise QueueFull(slot.waiting + slot.in_use, retry_after_s(mean_s, places))
+        slot.waiting += 1
+        try:
+            while True:
+                if self._closing:
+                    raise Closing
+                resident = slot.resident
+                if resident and not resident.leaving and self._does(resident, options):
+                    resident.take(model, keep_alive_s)
+                    return resident
+                if slot.loading is None:
+                    slot.loading = asyncio.create_task(
+                        self._load(slot, model, options, keep_alive_s), name=f"load {model.name}"
+                    )
+                    slot.loading.add_done_callback(_retrieve)
+                await self._await_load(slot.loading)
+        finally:
+            slot.waiting -= 1
+            if not slot.waiting and slot.loading and not slot.loading.done():
+                slot.loading.cancel()
+                slot.loading = None
+            if slot.resident and not slot.waiting:
+                self._settle(slot.resident)
+            self._tidy(slot)
+
+    async def _await_load(self, load: asyncio.Task[None]) -> None:
+        """Wait for a load that others wait for too. Raises what it raised."""
+        await asyncio.wait({load})
+        if load.cancelled():
+            if self._closing:
+                raise Closing
+            return
+        if error := load.exception():
+            raise error
+
+    async def _weights_of(self, model: Model, *, embedding: bool) -> Weights:
+        key = (model.digest, embedding)
+        if (known := self._weights.get(key)) is None:
+            known = await asyncio.to_thread(Weights.of, model, embedding=embedding)
+            if len(self._weights) >= _MOST_REMEMBERED_MODELS:
+                self._weights.clear()
+            self._weights[key] = known
+        return known
+
+    def _does(self, resident: Resident, options: LoadOptions) -> bool:
+        train_tokens = resident.info.train_context_tokens
+        return can_serve(
+            options,
+            resident.options,
+            context_tokens=resident.info.context_tokens,
+            parallel=resident.parallel,
+            enough_tokens=min(self._default_tokens, train_tokens or self._default_tokens),
+            train_tokens=train_tokens,
+        )
+
+    def _settle(self, resident: Resident) -> None:
+        """Plan an idle model's end, after its keep-alive."""
+        if resident.in_use or resident.gone.is_set():
+            return
+        resident.stop_timer()
+        if resident.leaving or resident.keep_alive_s <= 0:
+            self._expire(resident)
+        elif resident.keep_alive_s != math.inf:
+            loop = asyncio.get_running_loop()
+            resident.timer = loop.call_later(resident.keep_alive_s, self._expire, resident)
+
+    def _expire(self, resident: Resident) -> None:
+        """Unload, unless somebody is about to use it (who will settle it again)."""
+        slot = self._slots.get(resident.weights)
+        wanted = slot is not None and slot.waiting > 0 and slot.resident is resident and not resident.leaving
+        if not resident.in_use and not wanted:
+            self._unload(resident, "it was idle")
+
+    def _unload(self, resident: Resident, reason: str) -> None:
+        """Take the model away from its slot and end its runner; nothing, if that has been done."""
+        resident.stop_timer()
+        slot = self._slots.get(resident.weights)
+        if slot is None or slot.resident is not resident:
+            return
+        slot.resident = None
+        self._tidy(slot)
+        log.info("unloading model=%s pid=%d reason=%s", resident.model.name, resident.runner.pid, reason)
+        task = asyncio.create_task(_end(resident), name=f"unload {resident.model.name}")
+        self._unloading.add(task)
+        task.add_done_callback(self._unloading.discard)
+
+    def _unload_when_lost(self, resident: Resident) -> None:
+        resident.runner.lost.add_done_callback(lambda lost: self._unload(resident, lost.result()))
+
+    def _tidy(self, slot: _Slot) -> None:
+        if slot.is_empty and self._slots.get(slot.weights) is slot:
+            del self._slots[slot.weights]
+
+    # Loading
+
+    async def _load(self, slot: _Slot, model: Model, options: LoadOptions, keep_alive_s: float | None) -> None:
+        """Make the slot's model resident, in the place of one that does not do. Owned by the slot."""
+        this = asyncio.current_task()
+        try:
+            shape = ModelShape.of(await asyncio.to_thread(model.facts))
+            deadline_s = time.monotonic() + self._busy_limit_s
+            if slot.resident:
+                await self._await_gone(slot.resident, deadline_s)
+            while True:
+                async with self._placing:
+                    found = await self._make_room(str(model.name), slot.weights, shape, options)
+                    if not isinstance(found, Resident):
+                        choice, machine = found
+                        resident = await start_resident(
+                            model,
+                            slot.weights,
+                            shape,
+                            choice,
+                            machine,
+                            options,
+                            self._settings,
+                            keep_alive_s=self._settings.keep_alive_s if keep_alive_s is None else keep_alive_s,
+                            command=self._command,
+                        )
+                        slot.resident = resident
+                        self._unload_when_lost(resident)
+                        return
+                await self._await_gone(found, deadline_s)
+        finally:
+            if slot.loading is this:
+                slot.loading = None
+            self._tidy(slot)
+
+    async def _make_room(
+        self, name: str, weights: Weights, shape: ModelShape, options: LoadOptions
+    ) -> tuple[LoadChoice, Machine] | Resident:
+        """Unload what must go for this model to be loaded.
+
+        Returns: how to load it now; or a model in use that has to end first.
+        Raises: DoesNotFit: not even an otherwise empty machine would hold it.
+        """
+        while True:
+            await asyncio.gather(*self._unloading, return_exceptions=True)
+            machine = await self._devices.machine(refresh=True)
+            self._default_tokens = self._settings.context_length or default_context_tokens(machine)
+            most = most_models(self._settings.max_loaded_models, machine)
+            residencies = [
+                slot.resident.residency(wanted=slot.waiting > 0) for slot in self._slots.values() if slot.resident
+            ]
+            with _naming(name):
+                plan.choose(shape, freed(machine, residencies), options, self._settings, weights)
+            victims = choose_eviction(
+                residencies,
+                machine,
+                most=most,
+                is_enough=lambda free: plan.fits_fully(shape, free, options, self._settings, weights),
+            )
+            if not victims:
+                break
+            for victim in victims:
+                self._unload(victim, f"room is needed for {name}")
+        busy = min(residencies, key=lambda residency: residency.last_used, default=None)
+        if busy is not None and len(residencies) >= most:
+            return busy.owner
+        try:
+            with _naming(name):
+                return plan.choose(shape, machine, options, self._settings, weights), machine
+        except DoesNotFit:
+            if busy is None:
+                raise
+            return busy.owner
+
+    async def _await_gone(self, resident: Resident, deadline_s: float) -> None:
+        """Let no new request use the model, and wait until it is unloaded. Raises QueueFull: it is still in use."""
+        resident.evictors += 1
+        try:
+            self._settle(resident)
+            async with asyncio.timeout(max(0.0, deadline_s - time.monotonic())):
+                await resident.gone.wait()
+        except TimeoutError:
+            raise QueueFull(resident.in_use, _BUSY_RETRY_S) from None
+        finally:
+            resident.evictors -= 1
+
+
+async def _end(resident: Resident) -> None:
+    try:
+        await resident.runner.stop()
+    finally:
+        resident.gone.set()
+
+
+def _retrieve(load: asyncio.Task[None]) -> None:
+    """Mark the outcome as seen: those who waited for it may all have left."""
+    if not load.cancelled():
+        load.exception()
+
+
+@contextlib.contextmanager
+def _naming(model: str) -> Iterator[None]:
+    """Say in a refusal which model it is about."""
+    try:
+        yield
+    except DoesNotFit as refusal:
+        raise DoesNotFit(refusal.needed_bytes, refusal.free_bytes, model) from None
