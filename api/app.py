@@ -1,0 +1,68 @@
+"""The application: all routes, the gate before them, and one place where errors become answers."""
+
+from __future__ import annotations
+
+import logging
+
+from fastapi import FastAPI, Request
+from fastapi.telemetry import TelemetryConfig
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from api import model_routes, native_routes, openai_routes
+from api.daemon import Daemon
+from api.errors import EXPECTED_ERRORS, Fault, NoSuchRoute, WrongMethod, fault_of
+from api.gate import Gate, HostRule, OriginRule
+from api.stream import ClientGone, fault_response
+
+log = logging.getLogger(__name__)
+
+# FastAPI can report to OpenTelemetry by itself, request bodies included: never here.
+NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+
+
+def create_app(daemon: Daemon) -> FastAPI:
+    """The HTTP application of one daemon."""
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, telemetry=NO_TELEMETRY)
+    app.state.daemon = daemon
+    for routes in (model_routes, native_routes, openai_routes):
+        app.include_router(routes.router)
+    for kind in EXPECTED_ERRORS:
+        app.add_exception_handler(kind, _answer_error)
+    app.add_exception_handler(HTTPException, _answer_routing_error)
+    app.add_exception_handler(ClientGone, _answer_nobody)
+    app.add_exception_handler(Exception, _answer_bug)
+    app.add_middleware(
+        Gate,
+        hosts=HostRule(daemon.bound_host, daemon.settings.allowed_hosts),
+        origins=OriginRule(daemon.settings.allowed_origins),
+    )
+    return app
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    fault = fault_of(error)
+    level = logging.WARNING if fault.status >= 500 else logging.DEBUG
+    log.log(level, "refused path=%s status=%d error=%s", request.url.path, fault.status, type(error).__name__)
+    return fault_response(fault, request.url.path)
+
+
+async def _answer_routing_error(request: Request, error: Exception) -> Response:
+    path = request.url.path
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another one")
+        return fault_response(fault_of(WrongMethod(request.method, allowed)), path)
+    if error.status_code == 404:
+        return fault_response(fault_of(NoSuchRoute(path)), path)
+    return fault_response(Fault(error.status_code, error.detail), path)
+
+
+async def _answer_nobody(request: Request, error: Exception) -> Response:
+    log.debug("client left path=%s", request.url.path)
+    return Response(status_code=499)
+
+
+async def _answer_bug(request: Request, error: Exception) -> Response:
+    """The traceback goes to the log, by way of the server."""
+    return fault_response(Fault(500, "internal error; the log of the daemon says more"), request.url.path)

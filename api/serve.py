@@ -1,0 +1,198 @@
+"""The daemon's process: take the port, open the models and the node, serve until told to stop, leave nothing behind.
+
+Exit codes: 0 stopped when told to; 1 could not start (port taken, folder unusable, bad address).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import http.client
+import json
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from node.daemon_file import DaemonRecord, remove_daemon_record, write_daemon_record
+from node.settings import Settings
+
+if TYPE_CHECKING:
+    import uvicorn
+
+log = logging.getLogger(__name__)
+
+# Running streams may go on this long after the daemon was told to stop.
+DRAIN_S = 5
+# Runners get this long to end after that, before the process does.
+CLOSE_S = 10.0
+BACKLOG = 1024
+PROBE_S = 1.0
+LOG_FORMAT = "%(asctime)s.%(msecs)03d %(levelname)s %(name)s %(message)s"
+
+
+def run(settings: Settings, *, version: str) -> int:
+    """Serve until SIGTERM or SIGINT. Returns the exit code; what went wrong is one line on stderr."""
+    started_s = time.monotonic()
+    _log_to_stderr(settings.log_level)
+    try:
+        listener = listen(settings.host, settings.port)
+    except OSError as error:
+        print(port_complaint(settings.host, settings.port, error), file=sys.stderr)  # noqa: T201 - meant for people
+        return 1
+    with closing(listener):
+        try:
+            for folder in (settings.models_dir, settings.state_dir):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            print(f"ayni: can't use {error.filename}: {error.strerror}", file=sys.stderr)  # noqa: T201
+            return 1
+        # Only now: whoever asks from here on waits in the backlog while these are imported.
+        import uvloop
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(settings, listener, version, started_s))
+    return 0
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises OSError: the port is taken, or the address is not this machine's."""
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def port_complaint(host: str, port: int, error: OSError) -> str:
+    """Why the daemon can't listen, and what to do about it, in one line."""
+    if error.errno != errno.EADDRINUSE:
+        return f"ayni: can't listen on {host}:{port}: {error.strerror or error}"
+    holder = who_answers(host, port)
+    if holder == "ayni":
+        return f"ayni: a node is already running on {host}:{port}; stop it with `ayni shutdown`"
+    beside = f"run beside it with AYNI_HOST={host}:{port + 66}"
+    if holder == "ollama":
+        return (
+            f"ayni: an Ollama server holds {host}:{port}; {beside}, or stop it and take over its models "
+            "with AYNI_MODELS_DIR=~/.ollama/models"
+        )
+    return f"ayni: another program holds {host}:{port}; {beside}"
+
+
+def who_answers(host: str, port: int) -> str:
+    """What listens there: "ayni", "ollama", or "" for anything else."""
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - asked, not bound
+    connection = http.client.HTTPConnection(address, port, timeout=PROBE_S)
+    try:
+        connection.request("GET", "/api/version")
+        answer = json.loads(connection.getresponse().read(4096))
+    except (OSError, http.client.HTTPException, ValueError):
+        return ""
+    finally:
+        connection.close()
+    if not isinstance(answer, dict):
+        return ""
+    return "ayni" if "ayni" in answer else "ollama" if "version" in answer else ""
+
+
+async def _serve(settings: Settings, listener: socket.socket, version: str, started_s: float) -> None:
+    import uvicorn
+
+    from api.app import create_app
+    from api.daemon import Daemon
+    from node.devices import DeviceSource
+    from node.supervisor import Supervisor
+    from registry import ModelStore
+
+    store = ModelStore(settings.models_dir, cache_dir=settings.cache_dir)
+    node = Supervisor(store, settings, DeviceSource())
+    host, port = listener.getsockname()[:2]
+    app = create_app(Daemon(store=store, node=node, settings=settings, version=version, bound_host=settings.host))
+
+    class Server(uvicorn.Server):
+        """Uvicorn, without its own idea of signals: it would raise them again when it has ended."""
+
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    server = Server(
+        uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            # Longer than the pools of common clients, so that they drop idle connections first.
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=DRAIN_S,
+            backlog=BACKLOG,
+        )
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, _stop, server)
+    record = _publish(settings.state_dir, host, port, version)
+    # What has been imported by now stays: keep it out of every later collection, which would stall the streams.
+    gc.collect()
+    gc.freeze()
+    log.info(
+        "listening address=%s:%d version=%s models=%s start_s=%.2f",
+        host,
+        port,
+        version,
+        settings.models_dir,
+        time.monotonic() - started_s,
+    )
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        if record is not None:
+            remove_daemon_record(settings.state_dir, record)
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await node.close()
+        except TimeoutError:
+            log.warning("runners did not end in time; they end with this process")
+        store.close()
+        log.info("stopped")
+
+
+def _stop(server: uvicorn.Server) -> None:
+    """The first signal lets running streams drain, the second does not."""
+    log.info("stopping%s", " at once" if server.should_exit else "; running streams may go on for a moment")
+    server.force_exit = server.should_exit
+    server.should_exit = True
+
+
+def _publish(state_dir: Path, host: str, port: int, version: str) -> DaemonRecord | None:
+    """Tell this machine's commands where the daemon is; one that they can't find still serves."""
+    try:
+        return write_daemon_record(state_dir, host=host, port=port, version=version)
+    except OSError as error:
+        log.warning("no record of this daemon written: %s", error)
+        return None
+
+
+def _log_to_stderr(level: str) -> None:
+    logging.basicConfig(
+        level=level.upper(), format=LOG_FORMAT, datefmt="%Y-%m-%dT%H:%M:%S", stream=sys.stderr, force=True
+    )
+    for chatty in ("asyncio", "uvicorn", "uvicorn.error"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
