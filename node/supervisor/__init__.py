@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from node.supervisor.supervisor import Session, Supervisor
+from node.supervisor.supervisor import Supervisor
 from node.supervisor.types import LoadedModel, LoadOptions
 
-__all__ = ["LoadOptions", "LoadedModel", "Session", "Supervisor"]
+__all__ = ["LoadOptions", "LoadedModel", "Supervisor"]

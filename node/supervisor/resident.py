@@ -80,11 +80,12 @@ class Resident:
             self.keep_alive_s = keep_alive_s
         self.stop_timer()
 
-    def give_back(self, took_s: float) -> None:
-        """A request is done with it."""
+    def give_back(self, took_s: float | None = None) -> None:
+        """A request is done with it; `took_s`: a job took so long."""
         self.in_use -= 1
         self.last_used_s = time.monotonic()
-        self.mean_job_s += _MEAN_WEIGHT * (took_s - self.mean_job_s)
+        if took_s is not None:
+            self.mean_job_s += _MEAN_WEIGHT * (took_s - self.mean_job_s)
 
     def stop_timer(self) -> None:
         """Forget the planned unloading."""

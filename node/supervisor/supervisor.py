@@ -26,6 +26,7 @@ from node.supervisor import plan
 from node.supervisor.loading import start_resident
 from node.supervisor.policy import can_serve, choose_eviction, freed, most_models, retry_after_s
 from node.supervisor.resident import Resident, Weights
+from node.supervisor.runner import Runner
 from node.supervisor.types import LoadedModel, LoadOptions
 
 if TYPE_CHECKING:
@@ -57,31 +58,6 @@ class _Slot:
         return self.resident is None and self.loading is None and not self.waiting
 
 
-class Session:
-    """A loaded model while one request uses it; valid within `Supervisor.session` only."""
-
-    def __init__(self, resident: Resident, waited_ns: int) -> None:
-        self.waited_ns = waited_ns
-        self._resident = resident
-
-    @property
-    def model(self) -> LoadedModel:
-        """The loaded model, now."""
-        return self._resident.describe(0)
-
-    def run(self, job: Job) -> AsyncGenerator[Event, None]:
-        """Generate; close the iterator to cancel. Raises JobFailed, RunnerLost, SlowReader."""
-        return self._resident.runner.run(job)
-
-    async def embed(self, job: EmbedJob) -> Embedded:
-        """Embed texts. Raises JobFailed, RunnerLost."""
-        return await self._resident.runner.embed(job)
-
-    async def render(self, job: Job) -> Rendered:
-        """Only render the prompt. Raises JobFailed, RunnerLost."""
-        return await self._resident.runner.render(job)
-
-
 class Supervisor:
     """The runners of this machine."""
 
@@ -110,10 +86,15 @@ class Supervisor:
     ) -> AsyncGenerator[Event, None]:
         """Generate with the model, loading it if need be: `Delta` ... and `Done`.
 
-        Close the iterator (contextlib.aclosing) to cancel. `options` and `keep_alive_s` as in `session`.
-        Raises: NodeError (see node.errors), RegistryError: the model's files are damaged.
+        Args:
+            options: of the request, over those of the model's own parameters (the caller has merged them).
+            keep_alive_s: how long the model stays afterwards; negative or math.inf: for ever; None: as it was, at
+                first as the settings say.
+        Returns: a generator; close it (contextlib.aclosing) to cancel the job.
+        Raises: QueueFull, DoesNotFit, LoadFailure, Closing: it could not begin. JobFailed, RunnerLost, SlowReader:
+            it ended early. RegistryError: the model's files are damaged.
         """
-        async with self.session(model, options, keep_alive_s) as session, aclosing(session.run(job)) as events:
+        async with self._use(model, options, keep_alive_s) as runner, aclosing(runner.run(job)) as events:
             async for event in events:
                 yield event
 
@@ -121,51 +102,31 @@ class Supervisor:
         self, model: Model, job: EmbedJob, options: LoadOptions, keep_alive_s: float | None = None
     ) -> Embedded:
         """Embed texts with the model, loading it for that if need be. Raises as `run`."""
-        async with self.session(model, options, keep_alive_s, embedding=True) as session:
-            return await session.embed(job)
+        async with self._use(model, options, keep_alive_s, embedding=True) as runner:
+            return await runner.embed(job)
 
     async def render(self, model: Model, job: Job, options: LoadOptions, keep_alive_s: float | None = None) -> Rendered:
         """Only render the job's prompt. Raises as `run`."""
-        async with self.session(model, options, keep_alive_s) as session:
-            return await session.render(job)
+        async with self._use(model, options, keep_alive_s) as runner:
+            return await runner.render(job)
 
     async def load(
         self, model: Model, options: LoadOptions, keep_alive_s: float | None = None, *, embedding: bool = False
     ) -> LoadedModel:
-        """Have the model in memory. Raises as `run`."""
-        async with self.session(model, options, keep_alive_s, embedding=embedding) as session:
-            return session.model
-
-    @asynccontextmanager
-    async def session(
-        self, model: Model, options: LoadOptions, keep_alive_s: float | None = None, *, embedding: bool = False
-    ) -> AsyncIterator[Session]:
-        """Use the model, loading it if need be; it stays at least until the block ends.
-
-        Args:
-            options: of the request, over those of the model's own parameters (the caller has merged them).
-            keep_alive_s: how long it stays afterwards; negative or math.inf: for ever; None: as it was, at
-                first as the settings say.
-        Raises: QueueFull, DoesNotFit, LoadFailure, Closing, RegistryError.
-        """
-        started_ns = time.monotonic_ns()
-        if keep_alive_s is not None and keep_alive_s < 0:
-            keep_alive_s = math.inf
+        """Have the model in memory, for generating or for `embedding`. Raises as `run`."""
         resident = await self._acquire(model, options, keep_alive_s, embedding=embedding)
-        taken_ns = time.monotonic_ns()
         try:
-            yield Session(resident, taken_ns - started_ns)
+            return resident.describe(0)
         finally:
-            resident.give_back((time.monotonic_ns() - taken_ns) / 1e9)
+            resident.give_back()
             self._settle(resident)
 
-    async def unload(self, name: ModelName) -> bool:
-        """Unload the model as soon as no request uses it; False: it is not loaded."""
+    async def unload(self, name: ModelName) -> None:
+        """Unload the model as soon as no request uses it; requests that come before that are still served."""
         found = [slot.resident for slot in self._slots.values() if slot.resident and name in slot.resident.names]
         for resident in found:
             resident.keep_alive_s = 0.0
             self._settle(resident)
-        return bool(found)
 
     def loaded(self) -> list[LoadedModel]:
         """The models in memory, most recently used first."""
@@ -187,9 +148,24 @@ class Supervisor:
 
     # Taking and giving back
 
+    @asynccontextmanager
+    async def _use(
+        self, model: Model, options: LoadOptions, keep_alive_s: float | None, *, embedding: bool = False
+    ) -> AsyncIterator[Runner]:
+        """A runner that has the model, at least until the block ends."""
+        resident = await self._acquire(model, options, keep_alive_s, embedding=embedding)
+        started_s = time.monotonic()
+        try:
+            yield resident.runner
+        finally:
+            resident.give_back(time.monotonic() - started_s)
+            self._settle(resident)
+
     async def _acquire(
         self, model: Model, options: LoadOptions, keep_alive_s: float | None, *, embedding: bool
     ) -> Resident:
+        if keep_alive_s is not None and keep_alive_s < 0:
+            keep_alive_s = math.inf
         weights = await self._weights_of(model, embedding=embedding)
         slot = self._slots.setdefault(weights, _Slot(weights))
         places = slot.resident.parallel if slot.resident else 1
