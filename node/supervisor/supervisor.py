@@ -78,6 +78,7 @@ class Supervisor:
         self._weights: dict[tuple[Digest, bool], Weights] = {}
         self._default_tokens = settings.context_length or 0  # of a request that asks for no context
         self._placing = asyncio.Lock()
+        self._loads: set[asyncio.Task[None]] = set()
         self._unloading: set[asyncio.Task[None]] = set()
         self._closing = False
 
@@ -121,12 +122,16 @@ class Supervisor:
             resident.give_back()
             self._settle(resident)
 
-    async def unload(self, name: ModelName) -> None:
-        """Unload the model as soon as no request uses it; requests that come before that are still served."""
+    async def unload(self, name: ModelName) -> bool:
+        """Unload the model as soon as no request uses it; False: it is not loaded.
+
+        Requests that come before that are still served.
+        """
         found = [slot.resident for slot in self._slots.values() if slot.resident and name in slot.resident.names]
         for resident in found:
             resident.keep_alive_s = 0.0
             self._settle(resident)
+        return bool(found)
 
     def loaded(self) -> list[LoadedModel]:
         """The models in memory, most recently used first."""
@@ -137,10 +142,9 @@ class Supervisor:
     async def close(self) -> None:
         """End every runner, whatever it is doing; the supervisor takes no more work. Returns when all are gone."""
         self._closing = True
-        loads = [slot.loading for slot in self._slots.values() if slot.loading]
-        for load in loads:
+        for load in self._loads:
             load.cancel()
-        await asyncio.gather(*loads, return_exceptions=True)
+        await asyncio.gather(*self._loads, return_exceptions=True)
         for slot in list(self._slots.values()):
             if slot.resident:
                 self._unload(slot.resident, "the node is shutting down")
@@ -185,7 +189,8 @@ class Supervisor:
                     slot.loading = asyncio.create_task(
                         self._load(slot, model, options, keep_alive_s), name=f"load {model.name}"
                     )
-                    slot.loading.add_done_callback(_retrieve)
+                    self._loads.add(slot.loading)
+                    slot.loading.add_done_callback(self._forget_load)
                 await self._await_load(slot.loading)
         finally:
             slot.waiting -= 1
@@ -205,6 +210,11 @@ class Supervisor:
             return
         if error := load.exception():
             raise error
+
+    def _forget_load(self, load: asyncio.Task[None]) -> None:
+        self._loads.discard(load)
+        if not load.cancelled():
+            load.exception()  # seen: those who waited for it may all have left
 
     async def _weights_of(self, model: Model, *, embedding: bool) -> Weights:
         key = (model.digest, embedding)
@@ -356,12 +366,6 @@ async def _end(resident: Resident) -> None:
         await resident.runner.stop()
     finally:
         resident.gone.set()
-
-
-def _retrieve(load: asyncio.Task[None]) -> None:
-    """Mark the outcome as seen: those who waited for it may all have left."""
-    if not load.cancelled():
-        load.exception()
 
 
 @contextlib.contextmanager
