@@ -25,8 +25,8 @@ _KV_TYPES: dict[KvType, int] = {"f16": 1, "q8_0": 8, "q4_0": 2}  # enum ggml_typ
 _FLASH: dict[FlashAttention, int] = {"auto": -1, "off": 0, "on": 1}
 _POOLING: dict[Pooling, int] = {"model": -1, "none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}
 _POOLING_NAMES: dict[int, Pooling] = {number: name for name, number in _POOLING.items()}
-# Without a KV cache a sequence costs nothing, so many short texts may share a batch.
-_ENCODER_SEQUENCES = 32
+# Texts to embed share one cache, which is cleared for each batch, so many short ones may go together.
+_EMBEDDING_SEQUENCES = 32
 _ENCODER_UBATCH_TOKENS = 512
 
 
@@ -39,6 +39,7 @@ class Model:
     def __init__(self, spec: LoadSpec, log: LlamaLog, progress: Callable[[float], None]) -> None:
         llama.llama_backend_init()
         self._log = log
+        self._lines_before = len(log.buffer_lines)
         path = Path(spec.model_path)
         if not path.is_file():
             raise LoadError(f"no model file at {path}")
@@ -89,8 +90,8 @@ class Model:
         return template.decode("utf-8", "replace") if template else None
 
     def allocated(self) -> tuple[DeviceBytes, ...]:
-        """What llama.cpp has allocated so far, as its log says."""
-        return allocations(self._log.buffer_lines)
+        """What llama.cpp has allocated since this model began to load, as its log says."""
+        return allocations(self._log.buffer_lines[self._lines_before :])
 
     def _load_adapter(self, path: str) -> Any:
         adapter = llama.llama_adapter_lora_init(self.handle, path.encode())
@@ -114,8 +115,8 @@ class Context:
             raise LoadError(f"a {spec.kv_type} KV cache needs flash attention, which is switched off")
         self.model = model
         self.sequences = max(1, spec.parallel)
-        if spec.embedding and model.bidirectional:
-            self.sequences = max(self.sequences, _ENCODER_SEQUENCES)
+        if spec.embedding:
+            self.sequences = max(self.sequences, _EMBEDDING_SEQUENCES)
         params = llama.llama_context_default_params()
         params.n_ctx = spec.context_tokens * self.sequences
         params.n_seq_max = self.sequences
@@ -139,7 +140,8 @@ class Context:
             raise LoadError(f"no context of {spec.context_tokens} tokens x {self.sequences}: {_reason(log)}")
         model.attach_adapters(self.handle)
         self.memory = llama.llama_get_memory(self.handle)
-        self.context_tokens = int(llama.llama_n_ctx_seq(self.handle))
+        # llama.cpp rounds up to 256; whoever asked for less means it.
+        self.context_tokens = min(spec.context_tokens, int(llama.llama_n_ctx_seq(self.handle)))
         self.batch_tokens = int(llama.llama_n_batch(self.handle))
         self.can_shift = bool(self.memory) and bool(llama.llama_memory_can_shift(self.memory))
         self.pools_by: Pooling = _POOLING_NAMES[int(llama.llama_pooling_type(self.handle))]
@@ -255,7 +257,7 @@ class Batch:
 
 
 def _prepare_for_embedding(params: Any, model: Model, spec: LoadSpec) -> None:
-    """Pool whole sequences: with the model's own kind, else last token (decoders) or mean (encoders)."""
+    """Pool whole texts: with the model's own kind, else last token (decoders) or mean (encoders)."""
     architecture = model.metadata("general.architecture")
     kind: Pooling = spec.pooling
     if kind == "model" and model.metadata(f"{architecture}.pooling_type") in ("", "0"):
@@ -267,6 +269,10 @@ def _prepare_for_embedding(params: Any, model: Model, spec: LoadSpec) -> None:
         # Every token attends to every other, so a whole input has to be evaluated at once.
         params.n_batch = max(params.n_batch, spec.context_tokens, _ENCODER_UBATCH_TOKENS)
     params.n_ubatch = params.n_batch
+    # With caches of their own, sequences of different lengths are split into several passes, and llama.cpp pools
+    # the last one only.
+    params.kv_unified = True
+    params.n_ctx = max(spec.context_tokens, params.n_batch)
 
 
 def _is_bidirectional(model: Model) -> bool:

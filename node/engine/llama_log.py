@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import defaultdict, deque
-from typing import Any
+from typing import Any, ClassVar
 
 import llama_cpp.llama_cpp as llama
 
@@ -51,14 +51,18 @@ def allocations(lines: list[str]) -> tuple[DeviceBytes, ...]:
 class LlamaLog:
     """Receives llama.cpp's log from the moment it is made; one per process, as llama.cpp has one log."""
 
+    # The library calls back for as long as the process lives.
+    _listening: ClassVar[LlamaLog | None] = None
+
     def __init__(self) -> None:
         self.buffer_lines: list[str] = []
         self._errors: deque[str] = deque(maxlen=8)
         self._partial = ""
         self._level = 0
         self._stderr_lines = 0
-        self._callback = llama.llama_log_callback(self._receive)  # must outlive its use by the library
+        self._callback = llama.llama_log_callback(self._receive)
         llama.llama_log_set(self._callback, None)
+        LlamaLog._listening = self
 
     def take_errors(self) -> list[str]:
         """The newest error lines since the last call, oldest first."""
