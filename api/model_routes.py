@@ -58,6 +58,7 @@ async def tags(request: Request) -> Response:
     """Every stored model, the latest change first."""
     daemon = daemon_of(request)
     models = await asyncio.to_thread(daemon.store.list)
+    await asyncio.to_thread(daemon.store.warm_facts, models)
     return json_response({"models": await asyncio.to_thread(tag_entries, daemon.shelf, models)})
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -20,6 +21,7 @@ from registry.errors import InvalidGguf
 MAGIC: Final = b"GGUF"
 # The probe of a model with 150,000 tokens and 300,000 merges takes under 1 s; a cold network disk some more.
 PROBE_TIMEOUT_S: Final = 60.0
+BATCH: Final = 32
 PACKAGE_ROOT: Final = Path(__file__).parent.parent
 
 Scalar: TypeAlias = bool | int | float | str
@@ -123,8 +125,8 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     facts: GgufFacts
 
 
-encode_answer = msgspec.msgpack.Encoder().encode
-_decode_answer = msgspec.msgpack.Decoder(Refusal | Report).decode
+encode_answers = msgspec.msgpack.Encoder().encode
+_decode_answers = msgspec.msgpack.Decoder(list[Refusal | Report]).decode
 encode_facts = msgspec.msgpack.Encoder().encode
 decode_facts = msgspec.msgpack.Decoder(GgufFacts).decode
 
@@ -136,30 +138,50 @@ def is_gguf(path: Path) -> bool:
 
 
 def read_gguf_facts(path: Path) -> GgufFacts:
-    """Read a GGUF file's facts; takes about 0.4 s, so keep the result.
+    """Read a GGUF file's facts; takes about 0.3 s, so keep the result.
 
     Raises: InvalidGguf: with what is wrong, or if reading it took too long or killed its reader. OSError: the
         file can't be opened.
     """
     if not is_gguf(path):
         raise InvalidGguf(path, "not a GGUF file: it does not start with the bytes GGUF")
-    command = [sys.executable, "-P", "-m", "registry.gguf_probe", str(path.absolute())]
+    (answer,) = _probe([path])
+    if isinstance(answer, Refusal):
+        raise InvalidGguf(path, answer.reason)
+    return answer.facts
+
+
+def read_sound_gguf_facts(paths: Sequence[Path]) -> dict[Path, GgufFacts]:
+    """Read many files at a fraction of the time for each; those that can't be read are left out."""
+    found: dict[Path, GgufFacts] = {}
+    for start in range(0, len(paths), BATCH):
+        batch = paths[start : start + BATCH]
+        try:
+            answers = _probe(batch)
+        except InvalidGguf:
+            continue  # one of them killed or stopped the reader: `read_gguf_facts` will tell which
+        found |= {path: answer.facts for path, answer in zip(batch, answers, strict=True) if isinstance(answer, Report)}
+    return found
+
+
+def _probe(paths: Sequence[Path]) -> list[Refusal | Report]:
+    """One answer for each file. Raises: InvalidGguf, about the first: no answers."""
+    command = [sys.executable, "-P", "-m", "registry.gguf_probe", *(str(path.absolute()) for path in paths)]
+    search = (str(PACKAGE_ROOT), os.environ.get("PYTHONPATH"))
     try:
         child = subprocess.run(
             command,
-            env={**os.environ, "PYTHONPATH": str(PACKAGE_ROOT)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, search))},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=PROBE_TIMEOUT_S,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise InvalidGguf(path, f"its metadata could not be read within {PROBE_TIMEOUT_S:.0f} s") from None
+        raise InvalidGguf(paths[0], f"its metadata could not be read within {PROBE_TIMEOUT_S:.0f} s") from None
     if child.returncode != 0:
         trouble = child.stderr.decode(errors="replace").strip().splitlines()
         last = trouble[-1][:200] if trouble else "no message"
-        raise InvalidGguf(path, f"reading its metadata failed with status {child.returncode} ({last})")
-    answer: Refusal | Report = _decode_answer(child.stdout)
-    if isinstance(answer, Refusal):
-        raise InvalidGguf(path, answer.reason)
-    return answer.facts
+        raise InvalidGguf(paths[0], f"reading its metadata failed with status {child.returncode} ({last})")
+    answers: list[Refusal | Report] = _decode_answers(child.stdout)
+    return answers

@@ -1,8 +1,9 @@
-"""Child process: read one GGUF file's metadata and print its `GgufFacts`.
+"""Child process: read GGUF files' metadata and print their `GgufFacts`.
 
-`python -m registry.gguf_probe PATH` writes one msgpack `Report` or `Refusal` to stdout. The reading is the
-`gguf` library's, with bounds: it trusts lengths and counts, and makes two arrays per token (12 s and 650 MiB for
-a vocabulary of 128,000), so `BoundedReader` checks every extent against the file and steps over large arrays.
+`python -m registry.gguf_probe PATH...` writes a msgpack list to stdout, a `Report` or `Refusal` for each. The
+reading is the `gguf` library's, with bounds: it trusts lengths and counts, and makes two arrays per token (12 s
+and 650 MiB for a vocabulary of 128,000), so `BoundedReader` checks every extent against the file and steps over
+large arrays.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from registry.gguf_facts import (
     Report,
     Scalar,
     TensorFact,
-    encode_answer,
+    encode_answers,
 )
 
 # Real files have under 100 keys and at most a few thousand tensors of four dimensions.
@@ -326,10 +327,10 @@ def answer(path: Path) -> Report | Refusal:
 
 
 def main() -> int:
-    """Answer for the file named on the command line."""
+    """Answer for the files named on the command line."""
     if sys.platform == "linux":  # elsewhere it does not count what numpy allocates
         resource.setrlimit(resource.RLIMIT_DATA, (MAX_DATA_BYTES, MAX_DATA_BYTES))
-    sys.stdout.buffer.write(encode_answer(answer(Path(sys.argv[1]))))
+    sys.stdout.buffer.write(encode_answers([answer(Path(path)) for path in sys.argv[1:]]))
     return 0
 
 

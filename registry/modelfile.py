@@ -157,7 +157,7 @@ class _Scanner:
             self._advance()
             end = self._line_end()
             blank_from, line_last = self._trim(self._at, end)
-            last = line_last if line_last > blank_from else opened - 1  # a blank line closes nothing
+            last = line_last if line_last > blank_from else opened  # a blank line closes nothing
         self._at = end
         return self._text[opened : last - len(quote)]
 

@@ -306,6 +306,25 @@ def test_facts_are_read_once_for_a_file(tiny: Path, tmp_path: Path, monkeypatch:
     assert opened().resolve(name("m")).facts() == first
 
 
+def test_facts_of_many_models_are_read_together(
+    store: ModelStore, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = write_tiny_llama(tmp_path / "sound.gguf", layers=1, seed=9)
+    for text, path in (("a", tiny), ("b", sound), ("c", tiny)):
+        store.create(name(text), Recipe(source=[path]))
+    store.create(name("cut"), Recipe(source=[write_tiny_llama(tmp_path / "cut.gguf", layers=1, seed=8)]))
+    with store.resolve(name("cut")).weights.open("r+b") as file:
+        file.truncate(3000)
+    cold = ModelStore(store.root, cache_dir=tmp_path / "cold", builtin=tmp_path / "none")
+    cold.warm_facts(cold.list())
+    with pytest.raises(InvalidGguf, match="truncated"):
+        cold.resolve(name("cut")).facts()
+    monkeypatch.setattr("registry.facts_cache.read_gguf_facts", None)
+    assert [cold.resolve(name(text)).facts().block_count for text in "abc"] == [1, 1, 1]
+    with pytest.raises(InvalidGguf, match="truncated"):  # told again without reading again
+        cold.resolve(name("cut")).facts()
+
+
 def test_a_cache_that_can_not_be_used_only_costs_time(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("not a folder")
     store = ModelStore(tmp_path / "models", cache_dir=tmp_path / "cache", builtin=tmp_path / "none")
