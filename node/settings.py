@@ -424,5 +424,7 @@ def _take(setting: Setting, value: object, source: str, parse: Callable[[Any], A
 
 
 def _unknown(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"no such setting; did you mean {close[0]}?" if close else "no such setting"
+    # Compared without the prefix, which would make any two variables look alike.
+    bare = {other.removeprefix("AYNI_"): other for other in known}
+    close = difflib.get_close_matches(name.removeprefix("AYNI_"), bare, n=1, cutoff=0.6)
+    return f"no such setting; did you mean {bare[close[0]]}?" if close else "no such setting"
