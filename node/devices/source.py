@@ -119,8 +119,12 @@ class DeviceSource:
 
 
 def _gpus(devices: tuple[Device, ...]) -> tuple[Device, ...]:
-    """What layers can be given to. Accelerators work on the CPU's memory; a meta device wraps others."""
-    return tuple(device for device in devices if device.kind in {"gpu", "igpu"} and device.total_bytes)
+    """What layers can be given to, as llama.cpp chooses it: GPUs, integrated ones only if there is no other.
+
+    Accelerators work in the CPU's memory, and a meta device wraps others.
+    """
+    usable = tuple(device for device in devices if device.kind in {"gpu", "igpu"} and device.total_bytes)
+    return tuple(device for device in usable if device.kind == "gpu") or usable
 
 
 def _probe_command() -> tuple[str, ...]:
