@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.scripted_node import ROOT, Command, Handler, Reply, ScriptedNode
+from tests.cli.scripted_node import Command, Handler, Reply, ScriptedNode, environment
 
 
 @pytest.fixture
@@ -29,16 +28,7 @@ def node() -> Iterator[ScriptedNode]:
 def ayni(tmp_path: Path) -> Command:
     home = tmp_path / "home"
     home.mkdir()
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("AYNI_", "OLLAMA_", "XDG_"))}
-    # Port 1: nothing answers there, and no test can reach somebody's own node by mistake.
-    own = {
-        "HOME": str(home),
-        "PYTHONPATH": str(ROOT),
-        "AYNI_HOST": "127.0.0.1:1",
-        "TERM": "xterm-256color",
-        "COLUMNS": "80",
-    }
-    return Command(home, inherited | own | {"PROMPT_TOOLKIT_NO_CPR": "1"})
+    return Command(home, environment(home))
 
 
 @pytest.fixture

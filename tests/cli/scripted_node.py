@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -102,3 +103,11 @@ class Command:
         line = [sys.executable, "-m", "cli", *words]
         done = subprocess.run(line, input=stdin, capture_output=True, env=self.environ, cwd=cwd, timeout=60)
         return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Variables of a person at a terminal who has set nothing up yet."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("AYNI_", "OLLAMA_", "XDG_"))}
+    # Port 1: nothing answers there, and no test can reach somebody's own node by mistake.
+    own = {"HOME": str(home), "PYTHONPATH": str(ROOT), "AYNI_HOST": "127.0.0.1:1", "TERM": "xterm-256color"}
+    return inherited | own | {"PROMPT_TOOLKIT_NO_CPR": "1"}
