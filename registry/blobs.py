@@ -35,6 +35,7 @@ class BlobStore:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._tidied = False
 
     def path(self, digest: Digest) -> Path:
         """Where the blob is, or would be. Very old folders have a colon in the file name."""
@@ -91,8 +92,11 @@ class BlobStore:
     def write(self, expected: Digest | None = None, *, size_bytes: int | None = None) -> BlobWriter:
         """Start a blob. With `size_bytes`, a disk that can't hold it is noticed at once.
 
-        Raises: StorageFull.
+        The first one also clears away what dead writers left. Raises: StorageFull.
         """
+        if not self._tidied:
+            self._tidied = True
+            self.remove_stale_partials()
         return BlobWriter(self, expected, size_bytes)
 
     def put(self, data: bytes) -> Digest:

@@ -8,6 +8,7 @@ large arrays.
 
 from __future__ import annotations
 
+import re
 import resource
 import struct
 import sys
@@ -46,6 +47,7 @@ MAX_DATA_BYTES: Final = 1 << 30  # of this process, beyond the mapped file
 ENCODERS: Final = frozenset(
     {"bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "eurobert", "jina-bert-v2", "jina-bert-v3"}
 )
+_ARCHITECTURE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class Unsound(Exception):
@@ -182,6 +184,8 @@ class _Metadata:
         self._architecture = self._text("general.architecture")
         if not self._architecture:
             raise Unsound("no general.architecture in its metadata")
+        if not _ARCHITECTURE.fullmatch(self._architecture):
+            raise Unsound(f"general.architecture is {self._architecture[:80]!r}")
 
     def facts(self, tensors: tuple[TensorFact, ...], file_size_bytes: int) -> GgufFacts:
         own = f"{self._architecture}."
@@ -244,11 +248,8 @@ class _Metadata:
 
     def _file_type(self, tensors: tuple[TensorFact, ...]) -> str:
         number = self._metadata.get("general.file_type")
-        if isinstance(number, int):
-            try:
-                return str(LlamaFileType(number).name).removeprefix("MOSTLY_").removeprefix("ALL_")
-            except ValueError:
-                pass
+        if isinstance(number, int) and number != LlamaFileType.GUESSED and number in set(LlamaFileType):
+            return str(LlamaFileType(number).name).removeprefix("MOSTLY_").removeprefix("ALL_")
         # A file that does not say is called after the type that most of its bytes have.
         bytes_by_type: dict[str, int] = {}
         for tensor in tensors:
@@ -288,7 +289,7 @@ class _Metadata:
 
     def _count(self, key: str, default: int = 0) -> int:
         if array := self._arrays.get(key):
-            return int(max(array.values, default=default))
+            return max(_counts(key, array), default=default)
         value = self._metadata.get(key, default)
         if not isinstance(value, int) or value < 0:
             raise Unsound(f"{key} is not a count")
@@ -296,10 +297,17 @@ class _Metadata:
 
     def _per_block(self, key: str, blocks: int) -> tuple[int, ...]:
         if array := self._arrays.get(key):
-            if array.length != blocks:
-                raise Unsound(f"{key} has {array.length} values for {blocks} blocks")
-            return tuple(int(value) for value in array.values)
+            counts = _counts(key, array)
+            if len(counts) != blocks:
+                raise Unsound(f"{key} has {len(counts)} counts for {blocks} blocks")
+            return counts
         return (self._count(key),) * blocks if key in self._metadata else ()
+
+
+def _counts(key: str, array: ArrayFact) -> tuple[int, ...]:
+    if any(value < 0 for value in array.values):
+        raise Unsound(f"{key} has a count below zero")
+    return tuple(int(value) for value in array.values)
 
 
 def _pooling_name(value: Scalar) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -83,12 +82,16 @@ class ManifestTree:
                 self._warn(path, str(error))
 
     def write(self, name: ModelName, data: bytes) -> None:
-        """Write or replace a manifest, whole or not at all. Raises: InvalidManifest: it would leave the folder."""
+        """Write or replace a manifest, whole or not at all; for the holder of the store's lock.
+
+        Raises: InvalidManifest: it would leave the folder.
+        """
         path = self.find(name) or self.directory.joinpath(*name.parts)
         self._check_inside(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         # In the top folder, where neither we nor Ollama look for manifests.
-        partial = self.directory / f".partial-{os.getpid()}-{secrets.token_hex(8)}"
+        partial = self.directory / ".partial"
+        partial.unlink(missing_ok=True)  # a dead process's
         try:
             with partial.open("xb") as file:
                 file.write(data)

@@ -16,7 +16,7 @@ LOCK_FILE: Final = ".ayni.lock"
 def store_lock(root: Path) -> Iterator[None]:
     """Hold the folder's lock. It is held for milliseconds: never while bytes are copied or hashed."""
     root.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(root / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(root / LOCK_FILE, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -137,6 +137,16 @@ def test_only_a_dead_writers_partial_file_is_removed(blobs: BlobStore, other_wri
     assert files(blobs) == [f"sha256-{Digest.of(PAYLOAD).hex}"]
 
 
+def test_the_next_process_clears_away_what_a_dead_one_left(
+    blobs: BlobStore, other_writer: subprocess.Popen[str]
+) -> None:
+    other_writer.send_signal(signal.SIGKILL)
+    other_writer.wait()
+    assert len(files(blobs)) == 1
+    digest = BlobStore(blobs.directory).put(PAYLOAD)
+    assert files(blobs) == [f"sha256-{digest.hex}"]
+
+
 def test_a_file_that_may_not_grow_is_storage_full_and_leaves_nothing(blobs: BlobStore) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))

@@ -31,7 +31,9 @@ def header(tensors: int, keys: int, *, version: int = 3) -> bytes:
 
 ARCHITECTURE = key("general.architecture", 8, string("llama"))
 HUGE = (1 << 64) - 1
-U32, STRING, ARRAY = 4, 8, 9
+U32, I32, STRING, ARRAY = 4, 5, 8, 9
+BLOCKS = key("llama.block_count", U32, struct.pack("<I", 2))
+HEADS = key("llama.attention.head_count", ARRAY, b"")
 
 
 def tensor(name: str, shape: list[int], kind: int = 0, offset: int = 0) -> bytes:
@@ -112,6 +114,10 @@ def test_hybrid_models_have_counts_per_block_and_a_recurrent_state(tmp_path: Pat
         (header(0, 1) + key("a", ARRAY, struct.pack("<IQ", ARRAY, 1) * 5000), "nested"),
         (header(0, 1) + key("a", 77, b"\0" * 8), "unknown value type 77"),
         (header(0, 1) + key("general.architecture", U32, b"\0" * 4), "general.architecture is not a string"),
+        (header(0, 1) + key("general.architecture", STRING, string("../x y")), "general.architecture is '../x y'"),
+        (header(0, 3) + ARCHITECTURE + BLOCKS + HEADS + struct.pack("<IQI", U32, 1, 4), "1 counts for 2 blocks"),
+        (header(0, 3) + ARCHITECTURE + BLOCKS + HEADS + struct.pack("<IQ", STRING, 2) + string("x") * 2, "0 counts"),
+        (header(0, 3) + ARCHITECTURE + BLOCKS + HEADS + struct.pack("<IQii", I32, 2, 4, -4), "below zero"),
         (header(0, 2) + ARCHITECTURE * 2, "Duplicate"),
         (header(0, 2) + ARCHITECTURE + key("llama.block_count", U32, b"\xff" * 4), "4294967295 blocks"),
         (header(0, 2) + ARCHITECTURE + key("llama.block_count", STRING, string("x")), "is not a count"),
