@@ -14,19 +14,7 @@ from node.engine.errors import JobError
 from node.engine.generation import Ticket
 from node.engine.vocab import Vocab
 from node.jobs import Chat, EmbedJob, Infill, Job, Raw, Rendered
-
-try:
-    from node.grammar import InvalidSchema, grammar_for
-    from node.prompt import OutputParser, PromptTemplate, TemplateError, fit_messages
-except ImportError:  # until node.prompt is there
-    from node.runner.no_prompt import (
-        InvalidSchema,
-        OutputParser,
-        PromptTemplate,
-        TemplateError,
-        fit_messages,
-        grammar_for,
-    )
+from node.prompt import OutputParser, PromptTemplate, TemplateError, fit_messages
 
 _GBNF = "gbnf:"
 
@@ -191,6 +179,8 @@ def _grammar(job: Job) -> str | None:
         return None
     if isinstance(job.output_format, str) and job.output_format.startswith(_GBNF):
         return job.output_format[len(_GBNF) :]
+    from node.grammar import InvalidSchema, grammar_for
+
     try:
         return grammar_for(job.output_format)
     except InvalidSchema as error:

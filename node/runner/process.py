@@ -26,8 +26,9 @@ from node.engine.errors import JobError, LoadError
 from node.engine.llama_log import LlamaLog
 from node.engine.loop import Engine
 from node.jobs import Failed
+from node.prompt import TemplateError
 from node.runner.inlet import read_request
-from node.runner.intake import Intake, TemplateError, load_template
+from node.runner.intake import Intake, load_template
 from node.runner.outlet import DaemonGone, Outlet
 from node.runner.protocol import (
     Cancel,
