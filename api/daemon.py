@@ -35,12 +35,14 @@ class Node(Protocol):
         """Only render the job's prompt."""
         ...
 
-    async def load(self, model: Model, options: LoadOptions, keep_alive_s: float | None) -> LoadedModel:
-        """Make sure that the model is in memory."""
+    async def load(
+        self, model: Model, options: LoadOptions, keep_alive_s: float | None, *, embedding: bool = False
+    ) -> LoadedModel:
+        """Make sure that the model is in memory; `embedding`: to embed texts."""
         ...
 
-    async def unload(self, name: ModelName) -> None:
-        """Forget the model as soon as its running requests are done."""
+    async def unload(self, name: ModelName) -> bool:
+        """Forget the model as soon as its running requests are done; False: it was not loaded."""
         ...
 
     def loaded(self) -> list[LoadedModel]:

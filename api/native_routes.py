@@ -89,7 +89,7 @@ async def embed(request: Request, body: Annotated[EmbedBody, json_body(EmbedBody
     known = await daemon.shelf.find(body.model, advice=PULL_ADVICE)
     ask = embed_ask(body, known.model)
     if not body.input:
-        await while_connected(request.receive, daemon.node.load(ask.model, ask.load, ask.keep_alive_s))
+        await while_connected(request.receive, daemon.node.load(ask.model, ask.load, ask.keep_alive_s, embedding=True))
         return json_response({"model": body.model, "embeddings": []})
     embedding = daemon.node.embed(ask.model, ask.job, ask.load, ask.keep_alive_s)
     embedded = await while_connected(request.receive, embedding)
@@ -113,7 +113,7 @@ async def embeddings(request: Request, body: Annotated[EmbeddingsBody, json_body
     known = await daemon.shelf.find(body.model, advice=PULL_ADVICE)
     ask = embed_ask(body, known.model)
     if not body.prompt:
-        await while_connected(request.receive, daemon.node.load(ask.model, ask.load, ask.keep_alive_s))
+        await while_connected(request.receive, daemon.node.load(ask.model, ask.load, ask.keep_alive_s, embedding=True))
         return json_response({"embedding": []})
     embedding = daemon.node.embed(ask.model, ask.job, ask.load, ask.keep_alive_s)
     embedded = await while_connected(request.receive, embedding)

@@ -115,12 +115,11 @@ async def _serve(settings: Settings, listener: socket.socket, version: str, star
 
     from api.app import create_app
     from api.daemon import Daemon
-    from node.devices import DeviceSource
     from node.supervisor import Supervisor
     from registry import ModelStore
 
     store = ModelStore(settings.models_dir, cache_dir=settings.cache_dir)
-    node = Supervisor(store, settings, DeviceSource())
+    node = Supervisor(settings)
     host, port = listener.getsockname()[:2]
     app = create_app(Daemon(store=store, node=node, settings=settings, version=version, bound_host=settings.host))
 

@@ -58,13 +58,16 @@ class ScriptedNode:
         self.jobs.append(job)
         return Rendered(job=job.id, text="the prompt", prompt_tokens=2)
 
-    async def load(self, model: Model, options: LoadOptions, keep_alive_s: float | None) -> LoadedModel:
+    async def load(
+        self, model: Model, options: LoadOptions, keep_alive_s: float | None, *, embedding: bool = False
+    ) -> LoadedModel:
         self.loads += 1
         self.options.append(options)
         return loaded(model)
 
-    async def unload(self, name: ModelName) -> None:
+    async def unload(self, name: ModelName) -> bool:
         self.unloaded.append(name)
+        return True
 
     def loaded(self) -> list[LoadedModel]:
         return []
