@@ -51,7 +51,7 @@ def run(settings: Settings, *, version: str) -> int:
             for folder in (settings.models_dir, settings.state_dir):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
-            print(f"ayni: can't use {error.filename}: {error.strerror}", file=sys.stderr)  # noqa: T201
+            print(f"Error: can't use {error.filename}: {error.strerror}", file=sys.stderr)  # noqa: T201
             return 1
         # Only now: whoever asks from here on waits in the backlog while these are imported.
         import uvloop
@@ -81,17 +81,17 @@ def listen(host: str, port: int) -> socket.socket:
 def port_complaint(host: str, port: int, error: OSError) -> str:
     """Why the daemon can't listen, and what to do about it, in one line."""
     if error.errno != errno.EADDRINUSE:
-        return f"ayni: can't listen on {host}:{port}: {error.strerror or error}"
+        return f"Error: can't listen on {host}:{port}: {error.strerror or error}"
     holder = who_answers(host, port)
     if holder == "ayni":
-        return f"ayni: a node is already running on {host}:{port}; stop it with `ayni shutdown`"
+        return f"Error: a node is already running on {host}:{port}; stop it with `ayni shutdown`"
     beside = f"run beside it with AYNI_HOST={host}:{port + 66}"
     if holder == "ollama":
         return (
-            f"ayni: an Ollama server holds {host}:{port}; {beside}, or stop it and take over its models "
+            f"Error: an Ollama server holds {host}:{port}; {beside}, or stop it and take over its models "
             "with AYNI_MODELS_DIR=~/.ollama/models"
         )
-    return f"ayni: another program holds {host}:{port}; {beside}"
+    return f"Error: another program holds {host}:{port}; {beside}"
 
 
 def who_answers(host: str, port: int) -> str:

@@ -70,9 +70,9 @@ class ReplyPrinter:
         self._out.flush()
 
     def finish(self) -> None:
-        """End what is still open, as after a reply that was stopped while thinking."""
+        """Leave the terminal as it was, also after a reply that was stopped while thinking."""
         if self._thinking_open:
-            self._end_thinking()
+            self._out.write(self._style.end)
         self._out.flush()
 
     def _end_thinking(self) -> None:
@@ -99,13 +99,14 @@ def stream_reply(client: Client, path: str, body: dict[str, Any], printer: Reply
                 reply.last = event
                 part = object_of(event, "message") or event
                 thinking, text = text_of(part, "thinking"), text_of(part, "content") or text_of(part, "response")
-                if text or (thinking and not printer.hide_thinking) or event.get("done"):
+                calls = list_of(part, "tool_calls")
+                if text or calls or (thinking and not printer.hide_thinking):
                     spinner.stop()
                 reply.thinking += thinking
                 reply.text += text
                 printer.show_thinking(thinking)
                 printer.show_text(text)
-                printer.show_tool_calls(list_of(part, "tool_calls"))
+                printer.show_tool_calls(calls)
                 printer.flush()
         finally:
             spinner.stop()

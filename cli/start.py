@@ -110,7 +110,7 @@ def last_words(log: Path, earlier_bytes: int) -> str:
     with log.open("rb") as file:
         file.seek(max(start, size_bytes - TAIL_BYTES))
         lines = [line for line in printable(file.read().decode(errors="replace")).splitlines() if line.strip()]
-    return (lines or ["it left no message"])[-1].removeprefix("Error: ").removeprefix("ayni: ")
+    return (lines or ["it left no message"])[-1].removeprefix("Error: ")
 
 
 def shut_down(settings: Settings) -> None:

@@ -232,3 +232,15 @@ def test_thinking_is_dimmed(demo: Command, node: ScriptedNode) -> None:
     said = opened.ask("6*7")
     opened.leave()
     assert "\x1b[1;90mThinking...\r\n\x1b[0m\x1b[90mHm.\r\n\x1b[0m\x1b[1;90m...done thinking.\x1b[0m\r\n\r\n42" in said
+
+
+def test_a_reply_stopped_while_thinking_leaves_no_colour_behind(demo: Command, node: ScriptedNode) -> None:
+    node.answers["POST /api/chat"] = Reply([{"message": {"thinking": "Hm. "}}] * 500, pause_s=0.02)
+    opened = Terminal(demo, "--think")
+    opened.child.sendline("6*7")
+    opened.child.expect_exact("Hm. Hm.")
+    opened.child.send("\x03")
+    said = opened.wait()
+    opened.leave()
+    assert "^C\x1b[0m\r\n" in said
+    assert "done thinking" not in said

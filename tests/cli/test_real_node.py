@@ -118,7 +118,7 @@ def test_the_store_is_sound(real: Command) -> None:
 def test_a_second_node_at_the_same_address_says_so(real: Command) -> None:
     done = real("serve")
     assert done.returncode == 1
-    assert "is already running" in done.stderr
+    assert done.stderr.startswith("Error: a node is already running on ")
     assert len(done.stderr.splitlines()) == 1
 
 
