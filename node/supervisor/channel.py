@@ -57,11 +57,17 @@ class JobChannel:
                 raise self._error
             self._changed.clear()
             await self._changed.wait()
-        run = [self._events.popleft()]
-        while self._events and _joinable(run[-1], self._events[0]):
-            run.append(self._events.popleft())
-        self._pending_bytes -= sum(event_bytes(event) for event in run)
-        return run[0] if len(run) == 1 else join([event for event in run if isinstance(event, Delta)])
+        event = self._events.popleft()
+        self._pending_bytes -= event_bytes(event)
+        if not isinstance(event, Delta):
+            return event
+        run, reached = [event], _last_part(event)
+        while self._events and isinstance(follower := self._events[0], Delta) and _first_part(follower) >= reached:
+            self._events.popleft()
+            self._pending_bytes -= event_bytes(follower)
+            run.append(follower)
+            reached = max(reached, _last_part(follower))
+        return event if len(run) == 1 else join(run)
 
 
 def event_bytes(event: Event) -> int:
@@ -90,13 +96,13 @@ def join(deltas: list[Delta]) -> Delta:
     )
 
 
-def _joinable(first: Event, second: Event) -> bool:
-    """Whether joining keeps the order: a delta's reader takes thinking first, then text, then tool calls."""
-    if not (isinstance(first, Delta) and isinstance(second, Delta)):
-        return False
-    last = max((rank for rank, has in enumerate(_parts(first)) if has), default=-1)
-    return not any(_parts(second)[:last]) if last > 0 else True
+# Joining keeps the order, since a delta's reader takes thinking first, then text, then tool calls.
+_PARTS = ("thinking", "text", "tool_calls")
 
 
-def _parts(delta: Delta) -> tuple[bool, bool, bool]:
-    return bool(delta.thinking), bool(delta.text), bool(delta.tool_calls)
+def _first_part(delta: Delta) -> int:
+    return min((rank for rank, part in enumerate(_PARTS) if getattr(delta, part)), default=len(_PARTS))
+
+
+def _last_part(delta: Delta) -> int:
+    return max((rank for rank, part in enumerate(_PARTS) if getattr(delta, part)), default=0)

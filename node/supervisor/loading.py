@@ -34,6 +34,7 @@ async def start_resident(
     *,
     keep_alive_s: float,
     command: Sequence[str] | None,
+    hang_limit_s: float,
 ) -> Resident:
     """Load the model as chosen.
 
@@ -44,7 +45,7 @@ async def start_resident(
         spec = spec_of(weights, choice, options, settings)
         try:
             runner, info = await Runner.start(
-                str(model.name), spec, stall_limit_s=settings.load_timeout_s, command=command
+                str(model.name), spec, stall_limit_s=settings.load_timeout_s, command=command, hang_limit_s=hang_limit_s
             )
         except LoadFailure as failure:
             placement = _smaller(shape, choice, machine, options, settings)

@@ -26,7 +26,7 @@ from node.supervisor import plan
 from node.supervisor.loading import start_resident
 from node.supervisor.policy import can_serve, choose_eviction, freed, most_models, retry_after_s
 from node.supervisor.resident import Resident, Weights
-from node.supervisor.runner import Runner
+from node.supervisor.runner import HANG_LIMIT_S, Runner
 from node.supervisor.types import LoadedModel, LoadOptions
 
 if TYPE_CHECKING:
@@ -68,12 +68,21 @@ class Supervisor:
         *,
         command: Sequence[str] | None = None,
         busy_limit_s: float = BUSY_LIMIT_S,
+        hang_limit_s: float = HANG_LIMIT_S,
     ) -> None:
-        """`devices`: who knows the machine; None: ask the engine. `command`: another program as runner."""
+        """Start with nothing loaded.
+
+        Args:
+            devices: who knows the machine; None: ask the engine.
+            command: another program as runner.
+            busy_limit_s: how long a load waits for models in use.
+            hang_limit_s: how long a runner with open jobs may neither answer nor compute.
+        """
         self._settings = settings
         self._devices = devices or DeviceSource()
         self._command = command
         self._busy_limit_s = busy_limit_s
+        self._hang_limit_s = hang_limit_s
         self._slots: dict[Weights, _Slot] = {}
         self._weights: dict[tuple[Digest, bool], Weights] = {}
         self._default_tokens = settings.context_length or 0  # of a request that asks for no context
@@ -299,6 +308,7 @@ class Supervisor:
                             self._settings,
                             keep_alive_s=self._settings.keep_alive_s if keep_alive_s is None else keep_alive_s,
                             command=self._command,
+                            hang_limit_s=self._hang_limit_s,
                         )
                         slot.resident = resident
                         self._unload_when_lost(resident)
