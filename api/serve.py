@@ -26,11 +26,14 @@ from node.settings import Settings
 if TYPE_CHECKING:
     import uvicorn
 
+    from node.supervisor import Supervisor
+
 log = logging.getLogger(__name__)
 
-# Running streams may go on this long after the daemon was told to stop.
-DRAIN_S = 5
-# Runners get this long to end after that, before the process does.
+# Running streams may go on this long after the daemon was told to stop; then their runners end, and each stream
+# says so in its last line.
+DRAIN_S = 5.0
+# The streams get this long to send that line, and the runners to end.
 CLOSE_S = 10.0
 BACKLOG = 1024
 PROBE_S = 1.0
@@ -141,12 +144,14 @@ async def _serve(settings: Settings, listener: socket.socket, version: str, star
             server_header=False,
             # Longer than the pools of common clients, so that they drop idle connections first.
             timeout_keep_alive=75,
-            timeout_graceful_shutdown=DRAIN_S,
+            timeout_graceful_shutdown=int(DRAIN_S + CLOSE_S),
             backlog=BACKLOG,
         )
     )
+    stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, _stop, server)
+        asyncio.get_running_loop().add_signal_handler(number, _stop, server, stopping)
+    draining = asyncio.create_task(_end_streams(node, stopping), name="drain")
     record = _publish(settings.state_dir, host, port, version)
     # What has been imported by now stays: keep it out of every later collection, which would stall the streams.
     gc.collect()
@@ -162,6 +167,7 @@ async def _serve(settings: Settings, listener: socket.socket, version: str, star
     try:
         await server.serve(sockets=[listener])
     finally:
+        draining.cancel()
         if record is not None:
             remove_daemon_record(settings.state_dir, record)
         try:
@@ -173,11 +179,18 @@ async def _serve(settings: Settings, listener: socket.socket, version: str, star
         log.info("stopped")
 
 
-def _stop(server: uvicorn.Server) -> None:
+def _stop(server: uvicorn.Server, stopping: asyncio.Event) -> None:
     """The first signal lets running streams drain, the second does not."""
     log.info("stopping%s", " at once" if server.should_exit else "; running streams may go on for a moment")
     server.force_exit = server.should_exit
     server.should_exit = True
+    stopping.set()
+
+
+async def _end_streams(node: Supervisor, stopping: asyncio.Event) -> None:
+    await stopping.wait()
+    await asyncio.sleep(DRAIN_S)
+    await node.close()
 
 
 def _publish(state_dir: Path, host: str, port: int, version: str) -> DaemonRecord | None:

@@ -11,7 +11,7 @@ import pytest
 
 from registry import ModelName, ModelStore, Recipe
 from tests.e2e.daemon_process import DaemonProcess, running_daemon
-from tests.support.tiny_gguf import write_tiny_bert, write_tiny_llama
+from tests.support.tiny_gguf import END_OF_TEXT, TURN_END, write_tiny_bert, write_tiny_llama
 
 ABLE = (
     "{% if tools %}{{ tools | tojson }}{% endif %}"
@@ -29,8 +29,20 @@ def model_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "tiny": write_tiny_llama(folder / "tiny.gguf", context=1024),
         "able": write_tiny_llama(folder / "able.gguf", chat_template=ABLE, seed=1),
         "filler": write_tiny_llama(folder / "filler.gguf", fill_in_middle=True, seed=2),
+        "endless": write_endless_llama(folder / "endless.gguf"),
         "embedder": write_tiny_bert(folder / "embedder.gguf"),
     }
+
+
+def write_endless_llama(path: Path) -> Path:
+    """A tiny model that at temperature 0 never ends by itself: its end tokens have logit 0, and some other has more."""
+    import gguf
+
+    write_tiny_llama(path, seed=3)
+    for tensor in gguf.GGUFReader(path, "r+").tensors:
+        if tensor.name == "output.weight":
+            tensor.data[[END_OF_TEXT, TURN_END]] = 0
+    return path
 
 
 def make_models(home: Path, files: dict[str, Path]) -> None:
