@@ -8,13 +8,15 @@ neither answers nor computes for too long all end the same way: the process goes
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from node.errors import JobFailed, LoadFailure, RunnerLost
 from node.jobs import Done, Embedded, EmbedJob, Event, Failed, Job, Rendered
@@ -40,6 +42,8 @@ from node.supervisor.process import RunnerProcess
 
 log = logging.getLogger(__name__)
 
+AnyJob = TypeVar("AnyJob", Job, EmbedJob)
+
 # With open jobs a runner computes without pause, so this long without a frame and without using any processor
 # time is a hang. Silence alone is none: the prompt of a large model on a slow machine can take many minutes.
 HANG_LIMIT_S = 60.0
@@ -55,6 +59,7 @@ class Runner:
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._process = process
         self._hang_limit_s = hang_limit_s
+        self._numbers = itertools.count(1)
         self._channels: dict[str, JobChannel] = {}
         self._replies: asyncio.Queue[LoadProgress | Loaded | LoadFailed] = asyncio.Queue()
         self._last_frame_s = time.monotonic()
@@ -104,7 +109,7 @@ class Runner:
 
     async def run(self, job: Job) -> AsyncGenerator[Event, None]:
         """Generate: `Delta` ... and `Done`. Closing the iterator cancels. Raises JobFailed, RunnerLost, SlowReader."""
-        async with aclosing(self._ask(job.id, Submit(job))) as events:
+        async with aclosing(self._ask(job, Submit)) as events:
             async for event in events:
                 yield event
                 if isinstance(event, Done):
@@ -112,7 +117,7 @@ class Runner:
 
     async def embed(self, job: EmbedJob) -> Embedded:
         """Embed texts. Raises JobFailed, RunnerLost."""
-        async with aclosing(self._ask(job.id, Embed(job))) as events:
+        async with aclosing(self._ask(job, Embed)) as events:
             async for event in events:
                 if isinstance(event, Embedded):
                     return event
@@ -120,7 +125,7 @@ class Runner:
 
     async def render(self, job: Job) -> Rendered:
         """Only render the prompt. Raises JobFailed, RunnerLost."""
-        async with aclosing(self._ask(job.id, Render(job))) as events:
+        async with aclosing(self._ask(job, Render)) as events:
             async for event in events:
                 if isinstance(event, Rendered):
                     return event
@@ -132,29 +137,30 @@ class Runner:
             self._stopping = asyncio.create_task(self._stop(), name=f"stop runner {self.pid}")
         await asyncio.shield(self._stopping)
 
-    async def _ask(self, job: str, request: Request) -> AsyncGenerator[Event, None]:
+    async def _ask(self, job: AnyJob, request: Callable[[AnyJob], Request]) -> AsyncGenerator[Event, None]:
         """Send a request and yield what comes back for it; cancel it if the reader leaves early."""
-        if job in self._channels:
-            raise ValueError(f"job {job} is already open")
-        channel = JobChannel(job)
         if self.is_lost:
             raise self._loss()
+        # On the wire jobs have numbers of ours: events of a cancelled one may still come, and askers who know
+        # nothing of each other may choose the same id.
+        number = str(next(self._numbers))
+        channel = JobChannel(number)
         if not self._channels:
             self._last_frame_s = time.monotonic()
-        self._channels[job] = channel
+        self._channels[number] = channel
         ended = False
         try:
-            await self._send(request)
+            await self._send(request(replace(job, id=number)))
             while True:
-                event = await channel.get()
+                event = replace(await channel.get(), job=job.id)
                 ended = isinstance(event, Done | Failed | Embedded | Rendered)
                 if isinstance(event, Failed):
                     raise JobFailed(event)
                 yield event
         finally:
-            del self._channels[job]
+            del self._channels[number]
             if not ended:
-                self._post(Cancel(job))
+                self._post(Cancel(number))
 
     async def _connect(self) -> None:
         reader, self._writer = await asyncio.open_connection(sock=self._process.connection)

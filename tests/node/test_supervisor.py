@@ -170,7 +170,7 @@ async def test_closing_the_stream_cancels_the_job(start: Any, make: Make) -> Non
         assert isinstance(await first(events), Delta)
         assert node.loaded()[0].active == 1
     assert node.loaded()[0].active == 0
-    await until(lambda: notes(model, "cancel") == ["cancel j1"])
+    await until(lambda: len(notes(model, "cancel")) == 1)
 
 
 async def test_a_killed_runner_fails_its_jobs_and_the_next_request_reloads(start: Any, make: Make) -> None:
@@ -226,7 +226,7 @@ async def test_a_reader_that_takes_nothing_loses_its_job_and_stalls_nobody(start
     slow = node.run(model, job("flood", "slow"), ANY)
     await first(slow)
     assert await ask(node, model, "count 5") == "0 1 2 3 4 "
-    await until(lambda: "cancel slow" in notes(model, "cancel"))
+    await until(lambda: len(notes(model, "cancel")) == 1)
     with pytest.raises(SlowReader):
         async for _ in slow:
             pass
