@@ -38,7 +38,7 @@ ANY_JSON = st.recursive(
     st.none()
     | st.booleans()
     | st.integers()
-    | st.integers(min_value=-(2**70), max_value=2**70)
+    | st.sampled_from([2**64, -(2**63) - 1, 10**400, 1e300])
     | st.floats()
     | st.text(max_size=20)
     | st.sampled_from(["json", "5m", "plain", "sha256:" + "0" * 64, "\x00", "\ud800"]),
@@ -63,6 +63,10 @@ def requests(draw: st.DrawFn) -> tuple[str, str, bytes]:
         body[field] = draw(ANY_JSON)
     if messages := body.get("messages"):
         body["messages"] = draw(st.sampled_from([messages, [draw(ANY_JSON)], [USER | {"content": draw(ANY_JSON)}]]))
+    if "messages" in body and draw(st.booleans()):
+        function = {"name": "f", "parameters": draw(ANY_JSON), "arguments": draw(ANY_JSON)}
+        body["tools"] = [{"type": "function", "function": function}]
+        body["messages"] = [USER, {"role": "assistant", "tool_calls": [{"function": function}]}]
     text = json.dumps(body)
     return method, path, (text[: draw(st.integers(0, len(text)))] if how == "text" else text).encode()
 
