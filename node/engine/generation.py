@@ -144,17 +144,22 @@ class Generation:
             self.reason = "stop" if self._text.stopped else "length"
 
     def _sample(self, logits: Logits) -> int:
+        """The next token. While the model may think, the format does not bind it; its first answer token it does."""
         if not self._may_still_think():
             return self.sampler.sample(logits)
         token = self.sampler.sample(logits, free=True)
-        # The model may also answer at once: then this is the first token that the format binds.
-        if self._vocab.is_end(token) or self._begins_answer(token):
-            return self.sampler.sample(logits)
-        return token
+        if not (self._vocab.is_end(token) or self._begins_answer(token)):
+            return token
+        # A token may finish the closing tag and begin the answer at once; the answer's part would escape the format.
+        assert self.ticket.parser is not None
+        if rest := self.ticket.parser.tag_rest:
+            return self._vocab.tokenize(rest, add_special=False, parse_special=True)[0]
+        return self.sampler.sample(logits)
 
     def _may_still_think(self) -> bool:
         parser = self.ticket.parser
-        return self.ticket.think_before_format and parser is not None and not parser.answering
+        bound = self.ticket.grammar is not None and self.ticket.think_before_format
+        return bound and parser is not None and not parser.answering
 
     def _begins_answer(self, token: int) -> bool:
         """Whether this token, put after the output so far, is answer text."""
@@ -164,7 +169,7 @@ class Generation:
 
     def _take(self, token: int) -> tuple[str, str, tuple[ToolCall, ...]]:
         """Advance sampler, text and parser by a token."""
-        self.sampler.accept(token, free=self._may_still_think())
+        self.sampler.accept(token, free=self._may_still_think() and not self._begins_answer(token))
         self.output.append(token)
         text = self._text.feed(self._piece(token))
         parser = self.ticket.parser

@@ -23,8 +23,10 @@ from node.jobs import Sampling
 
 # Below this vocabulary size handing over all candidates costs nothing worth saving.
 _PRESELECT_VOCABULARY = 4096
-# Logits this far below the best have e^-10 of its probability; usually a handful lies above.
-_PRESELECT_RANGE = 10.0
+# How many candidates preselection aims at, in multiples of those needed: few are quick to sort, and fewer than
+# needed cost another look.
+_PRESELECT_AMPLE = 8
+_PRESELECT_FIRST_RANGE = 4.0
 _MIROSTAT_CANDIDATES = 100  # `m` of the first mirostat, as llama.cpp's tools set it
 _RANDOM_SEED = 0xFFFF_FFFF  # llama.cpp takes this seed as "any"
 _MASK64 = (1 << 64) - 1
@@ -46,15 +48,23 @@ class Candidates:
         self._items["logit"] = logits
         self._reset(len(self._items))
 
-    def fill_likely(self, logits: Logits, at_least: int) -> None:
-        """Take the tokens near the best one, if they are at least that many and it saves work; else all."""
-        ids = np.flatnonzero(logits >= logits.max() - _PRESELECT_RANGE)
-        if not at_least <= len(ids) <= len(self._items) // 4:
-            self.fill(logits)
-            return
+    def fill_likely(self, logits: Logits, at_least: int, within: float) -> float:
+        """Take the tokens whose logit is at most `within` below the best, more if they are not `at_least` so many.
+
+        Returns: the distance to try next time; how peaked a model's distributions are changes slowly.
+        """
+        best = logits.max()
+        ids = np.flatnonzero(logits >= best - within)
+        while len(ids) < at_least:
+            within *= 1.5
+            if not math.isfinite(within) or len(ids) == len(logits):
+                self.fill(logits)
+                return _PRESELECT_FIRST_RANGE
+            ids = np.flatnonzero(logits >= best - within)
         self._items["id"][: len(ids)] = ids
         self._items["logit"][: len(ids)] = logits[ids]
         self._reset(len(ids))
+        return within * 0.8 if len(ids) > at_least * _PRESELECT_AMPLE else within
 
     def fill_one(self, token: int) -> None:
         """Take a single token, to ask a grammar about it."""
@@ -111,6 +121,7 @@ class Sampler:
         self._chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
         self._fill_chain(options)
         self._preselect = self._count_for_preselection(options)
+        self._within = _PRESELECT_FIRST_RANGE
 
     @property
     def learns_from_draws(self) -> bool:
@@ -134,7 +145,7 @@ class Sampler:
             return int(logits.argmax())
         candidates = self._candidates
         if self._preselect:
-            candidates.fill_likely(logits, self._preselect)
+            self._within = candidates.fill_likely(logits, self._preselect, self._within)
         else:
             candidates.fill(logits)
         token = self._draw()

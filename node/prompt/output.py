@@ -35,8 +35,13 @@ class OutputParser:
 
     @property
     def answering(self) -> bool:
-        """Whether the thinking, if there was any, is over."""
+        """Whether the answer has begun."""
         return self._thinking.over
+
+    @property
+    def tag_rest(self) -> str:
+        """See `ThinkingSplitter.tag_rest`."""
+        return self._thinking.tag_rest
 
     def feed(self, text: str) -> Parsed:
         """Take more output; returns what is certain by now."""

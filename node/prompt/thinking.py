@@ -46,8 +46,18 @@ class ThinkingSplitter:
 
     @property
     def over(self) -> bool:
-        """Whether no thinking can follow any more: what comes is content."""
-        return self._state in ("after", "content")
+        """Whether the content has begun: no thinking, and no white space that belongs to neither, can follow."""
+        return self._state == "content"
+
+    @property
+    def tag_rest(self) -> str:
+        """What completes the tag that has begun, or the closing tag while thinking; "" where neither is due."""
+        if self._tags is None or self.over:
+            return ""
+        if self._state == "inside":
+            return self._tags.closing[overlap(self._held, self._tags.closing) :]
+        begun = self._held.lstrip() if self._state == "before" else ""
+        return self._tags.opening[len(begun) :] if begun and self._tags.opening.startswith(begun) else ""
 
     def feed(self, text: str) -> tuple[str, str]:
         """Take more output; returns what is certain by now."""

@@ -13,10 +13,9 @@ from node.engine.embeddings import EmbedTicket
 from node.engine.errors import JobError
 from node.engine.generation import Ticket
 from node.engine.vocab import Vocab
+from node.grammar import InvalidSchema, grammar_for
 from node.jobs import Chat, EmbedJob, Infill, Job, Raw, Rendered
 from node.prompt import OutputParser, PromptTemplate, TemplateError, fit_messages
-
-_GBNF = "gbnf:"
 
 
 class Intake:
@@ -177,10 +176,6 @@ def load_template(text: str | None, gguf_template: str | None, vocab: Vocab) -> 
 def _grammar(job: Job) -> str | None:
     if job.output_format is None:
         return None
-    if isinstance(job.output_format, str) and job.output_format.startswith(_GBNF):
-        return job.output_format[len(_GBNF) :]
-    from node.grammar import InvalidSchema, grammar_for
-
     try:
         return grammar_for(job.output_format)
     except InvalidSchema as error:

@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from node.jobs import Delta, Event
 from node.runner.protocol import Events, Reply, frame
 
-# What may gather before senders wait; some thousand steps of a few streams.
+# What may gather before senders wait: some hundred steps of a few streams. Events are counted apart since their
+# size is known only once they are encoded; one with log-probabilities holds some kilobytes.
 MAX_PENDING_BYTES = 1 << 20
-MAX_PENDING_EVENTS = 20_000
+MAX_PENDING_EVENTS = 4_000
 _FLUSH_WAIT_MS = 100
 
 

@@ -147,9 +147,9 @@ def test_a_cancelled_job_is_not_heard_of_again(start: Start, tiny: Path) -> None
 
 def test_cancelling_a_long_prompt_does_not_wait_for_it(start: Start, models: Path) -> None:
     runner = start()
-    slow = write_tiny_llama(models / "slow.gguf", layers=8, width=512, heads=8, vocab=2000, context=8192)
+    slow = write_tiny_llama(models / "slow.gguf", layers=6, width=256, heads=4, context=8192)
     runner.load(slow, context_tokens=8192, parallel=2, batch_tokens=4096, threads=1)
-    prompt = tuple(range(10, 1500)) * 3
+    prompt = tuple(range(10, 500)) * 9
     runner.generate(raw("warm", prompt[:1000], max_tokens=1))
     start_s = time.monotonic()
     runner.generate(raw("long", prompt[::-1][:4000], max_tokens=1))
