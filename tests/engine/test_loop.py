@@ -138,6 +138,28 @@ def test_a_failed_decode_fails_the_running_jobs_and_the_engine_goes_on(start: St
     assert driver.run(LONG).done.usage.cached_tokens == 0
 
 
+def test_memory_that_can_not_go_back_is_read_anew(start: Start) -> None:
+    """As recurrent models' is; the tiny model only plays one."""
+    driver = start(parallel=1)
+    expected = driver.run(LONG + "b").tokens
+    driver.context.clear()
+    driver.context.model.remembers_only_forward = True
+    context = driver.context
+    recurrent = Driver(context)
+    driver.context.model.remembers_only_forward = False
+    truncate = context.truncate
+    context.truncate = lambda s, p: p < 0 and truncate(s, p)  # type: ignore[method-assign]
+    try:
+        first = recurrent.run(LONG)
+        again = recurrent.run(LONG + "b")
+        assert (again.tokens, again.done.usage.cached_tokens) == (expected, 0)
+        more = recurrent.run([*again.done.context[:-1], 9, 9])
+        assert more.done.usage.cached_tokens == len(again.done.context) - 1
+        assert first.done.reason == "length"
+    finally:
+        recurrent.close()
+
+
 def test_stop_strings_end_the_text_before_themselves(start: Start) -> None:
     driver = start()
     free = driver.run(LONG, max_tokens=60)
@@ -186,10 +208,11 @@ def test_endless_output_has_an_end(start: Start) -> None:
         Sampling(seed=5, temperature=1.5, top_k=0, top_p=1.0),
         Sampling(seed=5, repeat_penalty=1.3, presence_penalty=0.5, frequency_penalty=0.5),
         Sampling(seed=5, temperature=0.0, repeat_penalty=1.3, repeat_last_n=-1),
+        Sampling(seed=5, temperature=1.5, top_k=100, typical_p=0.7, min_p=0.05),
         Sampling(seed=5, mirostat=1, temperature=1.2),
         Sampling(seed=5, mirostat=2, temperature=1.2),
     ],
-    ids=["greedy", "default", "hot", "penalties", "greedy+penalties", "mirostat1", "mirostat2"],
+    ids=["greedy", "default", "hot", "penalties", "greedy+penalties", "typical+min_p", "mirostat1", "mirostat2"],
 )
 @pytest.mark.parametrize("grammar", [None, JSON_GRAMMAR], ids=["free", "grammar"])
 def test_resuming_gives_what_was_never_interrupted(start: Start, sampling: Sampling, grammar: str | None) -> None:

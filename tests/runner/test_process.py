@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -89,6 +90,15 @@ def test_a_raw_prompt_too_long_loses_its_middle(runner: RunnerProcess) -> None:
     _, failed = runner.generate(raw("raw", tokens, truncate=False))
     assert isinstance(failed, Failed)
     assert failed.kind == "context_exceeded"
+
+
+@pytest.mark.parametrize("prompt", ["raw", "chat"])
+def test_the_output_has_the_asked_format(runner: RunnerProcess, prompt: str) -> None:
+    schema = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
+    job = (raw if prompt == "raw" else chat)("f", "give me a number", output_format=schema, max_tokens=None)
+    text, done = runner.generate(job)
+    assert isinstance(done, Done)
+    assert json.loads(text)["n"] in (1, 2)
 
 
 def test_text_is_filled_in_before_a_suffix(runner: RunnerProcess) -> None:
