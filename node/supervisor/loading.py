@@ -13,7 +13,7 @@ from node.fit import LoadChoice, ModelShape, Placement, estimate, place
 from node.settings import Settings
 from node.supervisor.plan import spec_of
 from node.supervisor.policy import fewer_layers
-from node.supervisor.resident import Resident, Weights
+from node.supervisor.resident import Claims, Resident, Weights
 from node.supervisor.runner import Runner
 from node.supervisor.types import LoadOptions
 
@@ -32,6 +32,7 @@ async def start_resident(
     options: LoadOptions,
     settings: Settings,
     *,
+    claims: Claims,
     keep_alive_s: float,
     command: Sequence[str] | None,
     hang_limit_s: float,
@@ -75,6 +76,7 @@ async def start_resident(
             options=options,
             parallel=spec.parallel,
             gpu_names=[gpu.name for gpu in machine.gpus],
+            claims=claims,
             keep_alive_s=keep_alive_s,
         )
 

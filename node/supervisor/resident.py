@@ -40,6 +40,13 @@ class Weights:
         return cls(str(model.weights), adapters, model.template, embedding)
 
 
+@dataclass(slots=True)
+class Claims:
+    """How many requests have waited for a load and not taken up its outcome yet."""
+
+    count: int = 0
+
+
 class Resident:
     """A loaded model. `gone` is set when its process has ended; `evictors` loads wait for that."""
 
@@ -53,12 +60,14 @@ class Resident:
         options: LoadOptions,
         parallel: int,
         gpu_names: Sequence[str],
+        claims: Claims,
         keep_alive_s: float,
     ) -> None:
         self.model, self.weights, self.runner, self.info = model, weights, runner, info
         self.options, self.parallel, self.keep_alive_s = options, parallel, keep_alive_s
         self.names = {model.name}
         self.in_use = 0
+        self._claims = claims
         self.evictors = 0
         self.last_used_s = time.monotonic()
         self.mean_job_s = _FIRST_MEAN_S
@@ -70,6 +79,11 @@ class Resident:
     def leaving(self) -> bool:
         """Whether no new request may use it: somebody waits for its end, or its runner is gone."""
         return self.evictors > 0 or self.runner.is_lost
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether requests use it, or have waited for it and are about to."""
+        return self.in_use > 0 or self._claims.count > 0
 
     def take(self, model: Model, keep_alive_s: float | None) -> None:
         """One more request uses it; its keep-alive holds from now on."""
@@ -93,14 +107,14 @@ class Resident:
             self.timer.cancel()
             self.timer = None
 
-    def residency(self, *, wanted: bool) -> Residency[Resident]:
-        """How eviction sees it; `wanted`: requests are about to use it."""
+    def residency(self) -> Residency[Resident]:
+        """How eviction sees it."""
         held = tuple((d.device, d.model_bytes + d.kv_bytes + d.compute_bytes) for d in self.info.allocated)
-        return Residency(self, self.last_used_s, self.in_use > 0 or wanted, held)
+        return Residency(self, self.last_used_s, self.is_busy, held)
 
     def describe(self, waiting: int) -> LoadedModel:
         """How callers see it; `waiting`: requests for it that wait for a reload."""
-        held = dict(self.residency(wanted=False).bytes_on)
+        held = dict(self.residency().bytes_on)
         active = min(self.in_use, self.parallel)
         return LoadedModel(
             name=self.model.name,

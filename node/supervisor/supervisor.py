@@ -25,7 +25,7 @@ from node.settings import Settings
 from node.supervisor import plan
 from node.supervisor.loading import start_resident
 from node.supervisor.policy import can_serve, choose_eviction, freed, most_models, retry_after_s
-from node.supervisor.resident import Resident, Weights
+from node.supervisor.resident import Claims, Resident, Weights
 from node.supervisor.runner import HANG_LIMIT_S, Runner
 from node.supervisor.types import LoadedModel, LoadOptions
 
@@ -41,12 +41,20 @@ _MOST_REMEMBERED_MODELS = 4096
 
 
 @dataclass(eq=False, slots=True)
+class _Load:
+    """A load in progress and the requests that wait for it."""
+
+    task: asyncio.Task[Resident]
+    claims: Claims
+
+
+@dataclass(eq=False, slots=True)
 class _Slot:
     """Requests for the same weights: those that wait, the load they wait for, the model they use."""
 
     weights: Weights
     resident: Resident | None = None
-    loading: asyncio.Task[None] | None = None
+    load: _Load | None = None
     waiting: int = 0
 
     @property
@@ -55,7 +63,7 @@ class _Slot:
 
     @property
     def is_empty(self) -> bool:
-        return self.resident is None and self.loading is None and not self.waiting
+        return self.resident is None and self.load is None and not self.waiting
 
 
 class Supervisor:
@@ -87,7 +95,7 @@ class Supervisor:
         self._weights: dict[tuple[Digest, bool], Weights] = {}
         self._default_tokens = settings.context_length or 0  # of a request that asks for no context
         self._placing = asyncio.Lock()
-        self._loads: set[asyncio.Task[None]] = set()
+        self._loads: set[asyncio.Task[Resident]] = set()
         self._unloading: set[asyncio.Task[None]] = set()
         self._closing = False
 
@@ -194,33 +202,44 @@ class Supervisor:
                 if resident and not resident.leaving and self._does(resident, options):
                     resident.take(model, keep_alive_s)
                     return resident
-                if slot.loading is None:
-                    slot.loading = asyncio.create_task(
-                        self._load(slot, model, options, keep_alive_s), name=f"load {model.name}"
-                    )
-                    self._loads.add(slot.loading)
-                    slot.loading.add_done_callback(self._forget_load)
-                await self._await_load(slot.loading)
+                load = slot.load or self._begin_load(slot, model, options, keep_alive_s)
+                async with self._waiting_for(slot, load) as resident:
+                    # Even if somebody else wants its room already: else two models could evict each other for ever.
+                    if resident and not resident.runner.is_lost and self._does(resident, options):
+                        resident.take(model, keep_alive_s)
+                        return resident
         finally:
             slot.waiting -= 1
-            if not slot.waiting and slot.loading and not slot.loading.done():
-                slot.loading.cancel()
-                slot.loading = None
-            if slot.resident and not slot.waiting:
-                self._settle(slot.resident)
             self._tidy(slot)
 
-    async def _await_load(self, load: asyncio.Task[None]) -> None:
-        """Wait for a load that others wait for too. Raises what it raised."""
-        await asyncio.wait({load})
-        if load.cancelled():
-            if self._closing:
-                raise Closing
-            return
-        if error := load.exception():
-            raise error
+    def _begin_load(self, slot: _Slot, model: Model, options: LoadOptions, keep_alive_s: float | None) -> _Load:
+        claims = Claims()
+        load = self._load(slot, claims, model, options, keep_alive_s)
+        slot.load = _Load(asyncio.create_task(load, name=f"load {model.name}"), claims)
+        self._loads.add(slot.load.task)
+        slot.load.task.add_done_callback(self._forget_load)
+        return slot.load
 
-    def _forget_load(self, load: asyncio.Task[None]) -> None:
+    @asynccontextmanager
+    async def _waiting_for(self, slot: _Slot, load: _Load) -> AsyncIterator[Resident | None]:
+        """Wait for a load that others wait for too; the last to leave ends it. None: it was given up.
+
+        What was loaded is not unloaded before the block ends. Raises what the load raised.
+        """
+        load.claims.count += 1
+        try:
+            await asyncio.wait({load.task})
+            yield None if load.task.cancelled() else load.task.result()
+        finally:
+            load.claims.count -= 1
+            if not load.claims.count:
+                load.task.cancel()
+                if slot.load is load:
+                    slot.load = None
+            if slot.resident:
+                self._settle(slot.resident)
+
+    def _forget_load(self, load: asyncio.Task[Resident]) -> None:
         self._loads.discard(load)
         if not load.cancelled():
             load.exception()  # seen: those who waited for it may all have left
@@ -247,7 +266,7 @@ class Supervisor:
 
     def _settle(self, resident: Resident) -> None:
         """Plan an idle model's end, after its keep-alive."""
-        if resident.in_use or resident.gone.is_set():
+        if resident.is_busy or resident.gone.is_set():
             return
         resident.stop_timer()
         if resident.leaving or resident.keep_alive_s <= 0:
@@ -257,10 +276,7 @@ class Supervisor:
             resident.timer = loop.call_later(resident.keep_alive_s, self._expire, resident)
 
     def _expire(self, resident: Resident) -> None:
-        """Unload, unless somebody is about to use it (who will settle it again)."""
-        slot = self._slots.get(resident.weights)
-        wanted = slot is not None and slot.waiting > 0 and slot.resident is resident and not resident.leaving
-        if not resident.in_use and not wanted:
+        if not resident.is_busy:
             self._unload(resident, "it was idle")
 
     def _unload(self, resident: Resident, reason: str) -> None:
@@ -285,7 +301,9 @@ class Supervisor:
 
     # Loading
 
-    async def _load(self, slot: _Slot, model: Model, options: LoadOptions, keep_alive_s: float | None) -> None:
+    async def _load(
+        self, slot: _Slot, claims: Claims, model: Model, options: LoadOptions, keep_alive_s: float | None
+    ) -> Resident:
         """Make the slot's model resident, in the place of one that does not do. Owned by the slot."""
         this = asyncio.current_task()
         try:
@@ -306,17 +324,18 @@ class Supervisor:
                             machine,
                             options,
                             self._settings,
+                            claims=claims,
                             keep_alive_s=self._settings.keep_alive_s if keep_alive_s is None else keep_alive_s,
                             command=self._command,
                             hang_limit_s=self._hang_limit_s,
                         )
                         slot.resident = resident
                         self._unload_when_lost(resident)
-                        return
+                        return resident
                 await self._await_gone(found, deadline_s)
         finally:
-            if slot.loading is this:
-                slot.loading = None
+            if slot.load and slot.load.task is this:
+                slot.load = None
             self._tidy(slot)
 
     async def _make_room(
@@ -332,9 +351,7 @@ class Supervisor:
             machine = await self._devices.machine(refresh=True)
             self._default_tokens = self._settings.context_length or default_context_tokens(machine)
             most = most_models(self._settings.max_loaded_models, machine)
-            residencies = [
-                slot.resident.residency(wanted=slot.waiting > 0) for slot in self._slots.values() if slot.resident
-            ]
+            residencies = [slot.resident.residency() for slot in self._slots.values() if slot.resident]
             with _naming(name):
                 plan.choose(shape, freed(machine, residencies), options, self._settings, weights)
             victims = choose_eviction(

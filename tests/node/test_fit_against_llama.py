@@ -51,6 +51,7 @@ async def test_the_estimate_is_within_a_tenth_of_what_llama_allocates(llama: Pat
     (ram,) = loaded.allocated
     allocated = ram.model_bytes + ram.kv_bytes + ram.compute_bytes
     assert needs.ram_allocated_bytes == pytest.approx(allocated, rel=0.1)
+    assert needs.compute_bytes + needs.host_bytes == pytest.approx(ram.compute_bytes, rel=0.1)
     assert loaded.context_tokens == context.context_tokens
 
 

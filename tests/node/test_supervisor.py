@@ -328,6 +328,26 @@ async def test_a_model_in_use_is_never_evicted_but_waited_for(start: Any, make: 
     assert names(node) == ["b"]
 
 
+async def test_requests_for_a_model_that_has_to_go_wait_behind_the_one_that_needs_the_room(
+    start: Any, make: Make
+) -> None:
+    node, busy, other = start(max_loaded_models=1), make("a"), make("b")
+    running = asyncio.create_task(ask(node, busy, "count 40"))
+    await until(lambda: bool(node.loaded()) and node.loaded()[0].active == 1)
+    wanted = asyncio.create_task(ask(node, other, "count 1"))
+    await asyncio.sleep(0.05)
+    assert await ask(node, busy, "count 1") == "0 "
+    assert wanted.done()
+    assert running.done()
+    assert [len(notes(model, "start")) for model in (busy, other)] == [2, 1]
+
+
+async def test_more_models_than_have_room_take_turns_until_all_requests_are_answered(start: Any, make: Make) -> None:
+    node, models = start(max_loaded_models=1), [make(name) for name in "abc"]
+    answers = await asyncio.gather(*(ask(node, model, "count 2") for _ in range(4) for model in models))
+    assert answers == ["0 1 "] * 12
+
+
 async def test_waiting_for_a_model_in_use_ends_and_leaves_it_usable(start: Any, make: Make) -> None:
     node = start(max_loaded_models=1, busy_limit_s=0.2)
     model = make("a")
@@ -379,10 +399,10 @@ async def test_a_load_that_fails_on_the_gpu_is_tried_with_fewer_layers(start: An
 
 
 async def test_closing_ends_every_runner_and_refuses_more_work(start: Any, make: Make) -> None:
-    node = start()
+    node, other = start(), make("b", load_s=30)
     running = asyncio.create_task(ask(node, make("a"), "forever"))
-    loading = asyncio.create_task(ask(node, make("b", load_s=30), "count 1"))
-    await until(lambda: bool(notes(make("b", load_s=30), "start")) and bool(node.loaded()))
+    loading = asyncio.create_task(ask(node, other, "count 1"))
+    await until(lambda: bool(notes(other, "start")) and bool(node.loaded()))
     await node.close()
     await refused(running, RunnerLost)
     await refused(loading, Closing)
