@@ -1,0 +1,1 @@
+"""The built-in `demo` model: its corpus, tokenizer, network, training and export."""
