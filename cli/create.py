@@ -15,11 +15,10 @@ from cli.client import Client
 from cli.errors import CommandError, ServerError
 from cli.fields import count_of, text_of
 from cli.text import cell
-from registry import Command, InvalidParameter, Modelfile, ModelfileError, parse_parameters
+from registry import Modelfile, ModelfileError, ModelName, Recipe
 
 DEFAULT_MODELFILE = "Modelfile"
 HASH_CHUNK_BYTES = 1024 * 1024
-PATH_STARTS = ("/", "./", "../", "~")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,65 +66,23 @@ def create_model(client: Client, name: str, modelfile: Path | None) -> None:
 
 
 def plan_request(name: str, modelfile: Modelfile, folder: Path) -> CreatePlan:
-    """What a Modelfile asks for; relative paths start at `folder`, where the Modelfile is.
-
-    Raises: ModelfileError: a file that is not there, a parameter that does not exist.
-    """
-    body: dict[str, Any] = {"model": name}
-    files: list[LocalFile] = []
-    for command in modelfile.commands:
-        match command.keyword:
-            case "from":
-                found = _weight_files(command, folder)
-                files += [LocalFile(path, "files") for path in found]
-                if not found:
-                    body["from"] = command.value
-            case "adapter":
-                files.append(LocalFile(_existing(command, folder), "adapters"))
-            case "license":
-                body.setdefault("license", []).append(command.value)
-            case "message":
-                body.setdefault("messages", []).append({"role": command.key, "content": command.value})
-            case "parameter":
-                _add_parameter(body.setdefault("parameters", {}), command)
-            case "draft":
-                raise ModelfileError(command.line, "DRAFT is not supported")
-            case "requires":
-                body["requires"] = command.value.removeprefix("v")
-            case keyword:  # template, system, renderer, parser: of several, the last counts
-                body[keyword] = command.value
-    return CreatePlan(body, tuple(files))
-
-
-def _weight_files(command: Command, folder: Path) -> list[Path]:
-    """The files that a FROM names; none where it names a model."""
-    path = folder / Path(command.value).expanduser()
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        found = sorted(path.glob("*.gguf"))
-        if not found:
-            raise ModelfileError(command.line, f"no GGUF file in {path}")
-        return found
-    if command.value.startswith(PATH_STARTS) or command.value.lower().endswith(".gguf"):
-        raise ModelfileError(command.line, f"no such file: {command.value}")
-    return []
-
-
-def _existing(command: Command, folder: Path) -> Path:
-    path = folder / Path(command.value).expanduser()
-    if not path.is_file():
-        raise ModelfileError(command.line, f"no such file: {command.value}")
-    return path
-
-
-def _add_parameter(parameters: dict[str, Any], command: Command) -> None:
-    try:
-        parsed = parse_parameters([(command.key, command.value)])
-    except InvalidParameter as error:
-        raise ModelfileError(command.line, str(error)) from error
-    for name, value in parsed.items():
-        parameters[name] = [*parameters.get(name, []), *value] if isinstance(value, list) else value
+    """What a Modelfile asks for; relative paths start at `folder`, where the Modelfile is. Raises: ModelfileError."""
+    recipe = Recipe.from_modelfile(modelfile, folder)
+    wanted: dict[str, Any] = {
+        "from": str(recipe.source) if isinstance(recipe.source, ModelName) else None,
+        "template": recipe.template,
+        "system": recipe.system,
+        "parameters": recipe.parameters,
+        "license": recipe.licenses,
+        "messages": [{"role": turn.role, "content": turn.content} for turn in recipe.messages],
+        "requires": recipe.requires,
+        "renderer": recipe.renderer,
+        "parser": recipe.parser,
+    }
+    body = {"model": name} | {field: value for field, value in wanted.items() if value}
+    weights = () if isinstance(recipe.source, ModelName) else recipe.source
+    files = [(path, "files") for path in weights] + [(path, "adapters") for path in recipe.adapters]
+    return CreatePlan(body, tuple(LocalFile(Path(path), role) for path, role in files))
 
 
 def _upload(client: Client, files: tuple[LocalFile, ...], bars: ProgressBars) -> dict[str, dict[str, str]]:

@@ -36,7 +36,7 @@ from registry.parameters import (
     check_parameters,
     parse_parameters,
 )
-from registry.recipe import Recipe, gguf_files
+from registry.recipe import Recipe
 from registry.store import ModelStore
 from registry.verify import Finding
 
@@ -79,7 +79,6 @@ __all__ = [
     "UnsupportedModel",
     "capabilities_of",
     "check_parameters",
-    "gguf_files",
     "is_go_template",
     "parse_parameters",
     "people_count",

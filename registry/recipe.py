@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
 from registry.digest import Digest
-from registry.errors import InvalidModelName, ModelfileError, UnsupportedModel
+from registry.errors import InvalidModelName, InvalidParameter, ModelfileError, UnsupportedModel
 from registry.gguf_facts import is_gguf
 from registry.model import ChatTurn
-from registry.modelfile import Modelfile
+from registry.modelfile import Command, Modelfile
 from registry.names import ModelName
 from registry.parameters import ParameterValue, parse_parameters
 
 # Files on this machine, or blobs already uploaded, by the file name they had.
 Files: TypeAlias = Sequence[Path] | Mapping[str, Digest]
 
+# What no model name starts with: a path, whether or not anything is there.
+_PATH_STARTS: Final = ("/", "./", "../", "~")
 _VERSION: Final = re.compile(r"v?(\d+(?:\.\d+){0,2}(?:-[0-9A-Za-z.-]+)?(?:\+[0-9A-Za-z.-]+)?)")
 
 
@@ -47,30 +50,40 @@ class Recipe:
     quantize: str = ""
 
     @classmethod
-    def from_modelfile(cls, modelfile: Modelfile, base: Path, *, quantize: str = "") -> Recipe:
+    def from_modelfile(cls, modelfile: Modelfile, base: Path) -> Recipe:
         """Read a Modelfile's meaning; relative paths count from `base`, `~` is this user's home.
 
-        Raises: ModelfileError: FROM or ADAPTER names nothing usable, REQUIRES is no version. InvalidParameter.
-            UnsupportedModel: DRAFT, or weights in another format than GGUF.
+        Raises: ModelfileError, with the line: FROM or ADAPTER names nothing usable, a parameter that does not exist,
+            REQUIRES is no version, or DRAFT, which is not supported.
         """
-        if modelfile.values("draft"):
-            raise UnsupportedModel("DRAFT: draft models are not supported")
+        source = _source(modelfile, base)
+        adapters: tuple[Path, ...] = ()
+        parameters: dict[str, ParameterValue] = {}
+        requires = None
+        for command in modelfile.commands:
+            with _blaming(command):
+                match command.keyword:
+                    case "adapter":
+                        adapters += _gguf_files(_expand(command.value, base))
+                    case "parameter":
+                        _add_parameter(parameters, command)
+                    case "requires":
+                        requires = check_version(command.value)
+                    case "draft":
+                        raise UnsupportedModel("DRAFT is not supported")
         return cls(
-            source=_source(modelfile, base),
+            source=source,
             template=_last(modelfile, "template"),
             system=_last(modelfile, "system"),
-            parameters=parse_parameters(
-                (command.key, command.value) for command in modelfile.commands if command.keyword == "parameter"
-            ),
+            parameters=parameters,
             licenses=modelfile.values("license"),
             messages=tuple(
                 ChatTurn(command.key, command.value) for command in modelfile.commands if command.keyword == "message"
             ),
-            adapters=_adapters(modelfile, base),
-            requires=_requires(modelfile),
+            adapters=adapters,
+            requires=requires,
             renderer=_last(modelfile, "renderer"),
             parser=_last(modelfile, "parser"),
-            quantize=quantize,
         )
 
 
@@ -81,11 +94,19 @@ def check_version(text: str) -> str:
     return match[1]
 
 
-def gguf_files(path: Path) -> tuple[Path, ...]:
-    """The GGUF files that a path stands for: itself, or those in the folder.
+@contextlib.contextmanager
+def _blaming(command: Command) -> Iterator[None]:
+    """Give an error the line of the command that caused it."""
+    try:
+        yield
+    except (UnsupportedModel, InvalidParameter) as error:
+        raise ModelfileError(command.line, str(error)) from None
 
-    Raises: UnsupportedModel: there is none, only weights in another format. OSError.
-    """
+
+def _gguf_files(path: Path) -> tuple[Path, ...]:
+    """The GGUF files that a path stands for: itself, or those in the folder. Raises: UnsupportedModel."""
+    if not path.exists():
+        raise UnsupportedModel(f"no such file: {path}")
     if path.is_dir():
         candidates = sorted(path.glob("*.gguf")) or sorted(path.glob("*.bin"))
         if found := tuple(candidate for candidate in candidates if is_gguf(candidate)):
@@ -107,9 +128,10 @@ def _source(modelfile: Modelfile, base: Path) -> ModelName | tuple[Path, ...]:
         if command.keyword != "from":
             continue
         path = _expand(command.value, base)
-        if path.exists():
-            files += gguf_files(path)
-            continue
+        with _blaming(command):
+            if path.exists() or command.value.startswith(_PATH_STARTS) or command.value.lower().endswith(".gguf"):
+                files += _gguf_files(path)
+                continue
         try:
             names.append(ModelName.parse(command.value))
         except InvalidModelName:
@@ -120,26 +142,13 @@ def _source(modelfile: Modelfile, base: Path) -> ModelName | tuple[Path, ...]:
     return names[0] if names else files
 
 
-def _adapters(modelfile: Modelfile, base: Path) -> tuple[Path, ...]:
-    found: tuple[Path, ...] = ()
-    for command in modelfile.commands:
-        if command.keyword != "adapter":
-            continue
-        path = _expand(command.value, base)
-        if not path.exists():
-            raise ModelfileError(command.line, f"ADAPTER {command.value}: no such file")
-        found += gguf_files(path)
-    return found
-
-
-def _requires(modelfile: Modelfile) -> str | None:
-    for command in modelfile.commands:
-        if command.keyword == "requires":
-            try:
-                return check_version(command.value)
-            except UnsupportedModel as error:
-                raise ModelfileError(command.line, str(error)) from None
-    return None
+def _add_parameter(parameters: dict[str, ParameterValue], command: Command) -> None:
+    """Take one PARAMETER line; `stop` adds up, of the others the last counts."""
+    for name, value in parse_parameters([(command.key, command.value)]).items():
+        earlier = parameters.get(name)
+        if isinstance(value, list) and isinstance(earlier, list):
+            value = [*earlier, *value]
+        parameters[name] = value
 
 
 def _last(modelfile: Modelfile, keyword: str) -> str | None:

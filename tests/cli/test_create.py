@@ -101,8 +101,8 @@ def test_an_error_of_the_node_ends_it(creator: Command, node: ScriptedNode, fold
     [
         ("FROM tiny.gguf\nPARAMETER warmth 1\n", "Modelfile:2: unknown parameter 'warmth'"),
         ("FROM tiny.gguf\n\nFROBNICATE x\n", "Modelfile:3: command must be one of"),
-        ("FROM ./absent.gguf\n", "Modelfile:1: no such file: ./absent.gguf"),
-        ("FROM demo\nADAPTER absent\n", "Modelfile:2: no such file: absent"),
+        ("FROM ./absent.gguf\n", "Modelfile:1: no such file: {folder}/absent.gguf"),
+        ("FROM demo\nADAPTER absent\n", "Modelfile:2: no such file: {folder}/absent"),
         ("FROM demo\nDRAFT tiny.gguf\n", "Modelfile:2: DRAFT is not supported"),
         ("SYSTEM x\n", "Modelfile: no FROM line"),
     ],
@@ -111,7 +111,7 @@ def test_a_bad_modelfile_is_one_line_with_its_number(ayni: Command, folder: Path
     (folder / "Modelfile").write_text(text)
     done = ayni("create", "mine", cwd=folder)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"Error: {said}")
+    assert done.stderr.startswith(f"Error: {said.format(folder=folder)}")
     assert len(done.stderr.splitlines()) == 1
 
 

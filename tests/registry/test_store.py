@@ -171,25 +171,25 @@ def test_what_no_model_can_be_made_of_is_refused(store: ModelStore, tiny: Path, 
 
 
 @pytest.mark.parametrize(
-    ("text", "error", "message"),
+    ("text", "message"),
     [
-        ("FROM ./none.gguf", ModelfileError, r"\(line 1\): FROM ./none.gguf: no such file"),
-        ("FROM x\nADAPTER none.gguf", ModelfileError, r"\(line 2\): ADAPTER none.gguf: no such file"),
-        ("FROM x\nREQUIRES soon", ModelfileError, r"\(line 2\): requires must be a valid version"),
-        ("FROM x\nFROM y", ModelfileError, "name one model, or files"),
-        ("FROM x\nDRAFT y", UnsupportedModel, "draft models are not supported"),
-        ("FROM x\nPARAMETER colour red", InvalidParameter, "unknown parameter 'colour'"),
-        ("FROM ./weights.bin", UnsupportedModel, "not in GGUF format"),
-        ("FROM ./hf", UnsupportedModel, "safetensors"),
-        ("FROM ./empty", UnsupportedModel, "no GGUF file in"),
+        ("FROM ./none.gguf", r"\(line 1\): no such file: .*/none.gguf"),
+        ("FROM x\nADAPTER none.gguf", r"\(line 2\): no such file: .*/none.gguf"),
+        ("FROM x\nREQUIRES soon", r"\(line 2\): requires must be a valid version"),
+        ("FROM x\nFROM y", "name one model, or files"),
+        ("FROM x\nDRAFT y", r"\(line 2\): DRAFT is not supported"),
+        ("FROM x\nPARAMETER colour red", r"\(line 2\): unknown parameter 'colour'"),
+        ("FROM ./weights.bin", r"\(line 1\): .*not in GGUF format"),
+        ("FROM ./hf", r"\(line 1\): .*safetensors"),
+        ("FROM ./empty", r"\(line 1\): no GGUF file in"),
     ],
 )
-def test_what_a_modelfile_may_not_say(tmp_path: Path, text: str, error: type[Exception], message: str) -> None:
+def test_what_a_modelfile_may_not_say(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "weights.bin").write_bytes(b"PK\x03\x04")
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / "model.safetensors").touch()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(error, match=message):
+    with pytest.raises(ModelfileError, match=message):
         from_text(text, tmp_path)
 
 
