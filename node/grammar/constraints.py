@@ -386,7 +386,7 @@ def _count(value: Any, path: str) -> int:
 def _checked(schema: dict[str, Any], keyword: str, kind: type[Any], path: str) -> Any:
     value = schema.get(keyword)
     if keyword in schema and not isinstance(value, kind):
-        names = {dict: "an object", list: "a list", str: "a text"}
+        names: dict[Any, str] = {dict: "an object", list: "a list", str: "a text"}
         raise InvalidSchema(f"{path}/{keyword}", f"must be {names[kind]}, not {_shown(value)}")
     return value
 
