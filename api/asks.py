@@ -198,7 +198,7 @@ def _check_capabilities(
     needs_insert: bool = False,
     has_images: bool = False,
 ) -> Think:
-    """Refuse what the model can't do; the answer is how it is to think: by default, as Ollama, if it can."""
+    """Refuse what the model can't do; the answer is how it is to think; the runner decides about None."""
     if "completion" not in capabilities:
         raise BadRequest(f'"{asked}" does not support {action}', "model")
     if has_images:
@@ -208,7 +208,7 @@ def _check_capabilities(
     if needs_insert and "insert" not in capabilities:
         raise BadRequest(f'"{asked}" does not support insert', "suffix")
     if "thinking" in capabilities:
-        return True if think is None else think
+        return think
     if think:
         raise BadRequest(f'"{asked}" does not support thinking', "think")
     return None

@@ -196,10 +196,12 @@ async def test_what_a_model_or_a_field_can_not_be_is_refused_by_name(
     assert response.json()["error"].startswith(complaint)
 
 
-async def test_a_model_that_thinks_does_so_unless_told_not_to(http: httpx.AsyncClient, node: ScriptedNode) -> None:
+async def test_a_model_that_can_think_is_told_what_the_request_says(
+    http: httpx.AsyncClient, node: ScriptedNode
+) -> None:
     for think in (None, False, "low"):
         await http.post("/api/chat", json={"model": "able", "messages": [USER], "think": think})
-    assert [job.prompt.think for job in node.jobs if isinstance(job.prompt, Chat)] == [True, False, "low"]
+    assert [job.prompt.think for job in node.jobs if isinstance(job.prompt, Chat)] == [None, False, "low"]
 
 
 @pytest.mark.parametrize("path", ["/api/generate", "/api/chat", "/api/show"])

@@ -76,8 +76,8 @@ def test_a_request_without_prompt_loads_and_keep_alive_0_unloads(native: ollama.
 
 
 def test_ps_says_what_is_loaded_and_for_how_long(native: ollama.Client) -> None:
-    native.generate("tiny", "x", options=FEW | {"num_predict": 1}, keep_alive="10m")
-    [model] = [model for model in native.ps().models if model.model == "tiny:latest"]
+    native.generate("filler", "x", options=FEW | {"num_predict": 1}, keep_alive="10m")
+    [model] = [model for model in native.ps().models if model.model == "filler:latest"]
     assert (model.size or 0) > 0
     assert model.size_vram == 0
     assert model.expires_at
