@@ -232,10 +232,14 @@ def _stop(arguments: Namespace) -> int:
     return 0
 
 
+def _verify_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--prune", action="store_true", help="also remove files that no model needs")
+
+
 def _verify(arguments: Namespace) -> int:
     from cli.verify import verify_store
 
-    return verify_store(load_settings())
+    return verify_store(load_settings(), prune=arguments.prune)
 
 
 def _version(arguments: Namespace) -> int:
@@ -276,6 +280,12 @@ VERBS: tuple[Verb, ...] = (
     Verb("cp", "Copy a model", _copy, _copy_arguments),
     Verb("rm", "Remove models", _remove, _remove_arguments),
     Verb("stop", "Take a model out of memory", _stop, _model_argument),
-    Verb("verify", "Check every stored file against its digest; needs no running node", _verify, epilog=""),
+    Verb(
+        "verify",
+        "Check every stored file against its digest; needs no running node",
+        _verify,
+        _verify_arguments,
+        epilog="",
+    ),
     Verb("version", "Show the version", _version),
 )
