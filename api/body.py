@@ -29,7 +29,9 @@ MAX_TEXT_CHARS = 300
 class Body(BaseModel):
     """A JSON object from a client; null counts as absent, unknown fields are ignored, types are not guessed."""
 
-    model_config = ConfigDict(extra="ignore", strict=True, protected_namespaces=(), populate_by_name=True)
+    model_config = ConfigDict(
+        extra="ignore", strict=True, protected_namespaces=(), populate_by_name=True, allow_inf_nan=False
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -157,6 +157,7 @@ STATUS: Mapping[type[Exception], int] = {
     registry_errors.StorageFull: 507,
     registry_errors.RegistryError: 500,
     node_errors.NodeError: 500,
+    OSError: 500,
 }
 STATUS_OF_FAILURE: Mapping[FailureKind, int] = {
     "bad_request": 400,
@@ -164,7 +165,8 @@ STATUS_OF_FAILURE: Mapping[FailureKind, int] = {
     "unsupported": 400,
     "internal": 500,
 }
-EXPECTED_ERRORS = (ApiError, node_errors.NodeError, registry_errors.RegistryError)
+# OSError: a folder that can't be read or written is the operator's business, and worth a clear text.
+EXPECTED_ERRORS = (ApiError, node_errors.NodeError, registry_errors.RegistryError, OSError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +217,8 @@ def fault_of(error: Exception) -> Fault:
             return Fault(status, message, param=error.param)
         case WrongMethod():
             return Fault(status, message, headers={"allow": error.allowed})
+        case OSError():
+            return Fault(status, f"{error.strerror or 'input/output error'}: {error.filename or 'unknown file'}")
         case BodyTooLarge():
             # The rest of the body is still on its way, so this connection can't carry another request.
             return Fault(status, message, headers={"connection": "close"})

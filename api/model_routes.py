@@ -26,6 +26,7 @@ from registry import (
     ChatTurn,
     Digest,
     InvalidModelName,
+    Model,
     ModelName,
     ModelNotFound,
     Recipe,
@@ -120,8 +121,14 @@ async def _create(daemon: Daemon, name: ModelName, recipe: Recipe) -> AsyncGener
         loop.call_soon_threadsafe(lines.put_nowait, status)
 
     work = asyncio.create_task(asyncio.to_thread(daemon.store.create, name, recipe, report), name=f"create {name}")
-    # The thread's last report is queued before its result is set, so nothing can come after this None.
-    work.add_done_callback(lambda _: lines.put_nowait(None))
+
+    def finish(done: asyncio.Task[Model]) -> None:
+        # The thread's last report is queued before its result is set, so nothing can come after this None.
+        lines.put_nowait(None)
+        if not done.cancelled() and (error := done.exception()):
+            log.info("model not created name=%s error=%s", name, type(error).__name__)
+
+    work.add_done_callback(finish)
     while (status := await lines.get()) is not None:
         yield _status_line(status)
     try:

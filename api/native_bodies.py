@@ -49,7 +49,7 @@ def _arguments(value: Any) -> Any:
     return from_json(value or "{}", allow_inf_nan=False)
 
 
-KeepAlive = Annotated[float, BeforeValidator(_keep_alive)]
+KeepAlive = Annotated[float, Field(allow_inf_nan=True), BeforeValidator(_keep_alive)]
 """Seconds; math.inf for any negative duration."""
 ThinkValue = Annotated[Think, BeforeValidator(_think)]
 Format = Annotated[JsonValue, AfterValidator(_format)]

@@ -59,6 +59,9 @@ def _biases(value: dict[str, float]) -> dict[int, float]:
     return tokens
 
 
+TokenCount = Annotated[int, Field(gt=-(2**31), lt=2**31)]
+
+
 class TextPart(Body):
     """Text, or what stands for it in an answer."""
 
@@ -156,7 +159,7 @@ class SamplingBody(Body):
     stream: bool = False
     stream_options: StreamOptionsBody = StreamOptionsBody()
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
-    max_tokens: int | None = None
+    max_tokens: TokenCount | None = None
     temperature: float | None = None
     top_p: float | None = None
     seed: int | None = None
@@ -191,7 +194,7 @@ class ChatCompletionBody(SamplingBody):
     """POST /v1/chat/completions."""
 
     messages: list[ChatMessageBody] = []
-    max_completion_tokens: int | None = None
+    max_completion_tokens: TokenCount | None = None
     tools: list[Tool] = []
     tool_choice: Literal["none", "auto", "required"] | ToolChoiceBody = "auto"
     response_format: ResponseFormatBody | None = None

@@ -11,6 +11,7 @@ import gc
 import http.client
 import json
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -37,6 +38,8 @@ DRAIN_S = 5.0
 CLOSE_S = 10.0
 BACKLOG = 1024
 PROBE_S = 1.0
+# Each client takes a file descriptor; macOS allows a process 256 unless it asks for more.
+OPEN_FILES = 8192
 LOG_FORMAT = "%(asctime)s.%(msecs)03d %(levelname)s %(name)s %(message)s"
 
 
@@ -56,6 +59,7 @@ def run(settings: Settings, *, version: str) -> int:
         except OSError as error:
             print(f"Error: can't use {error.filename}: {error.strerror}", file=sys.stderr)  # noqa: T201
             return 1
+        _allow_open_files()
         # Only now: whoever asks from here on waits in the backlog while these are imported.
         import uvloop
 
@@ -83,18 +87,23 @@ def listen(host: str, port: int) -> socket.socket:
 
 def port_complaint(host: str, port: int, error: OSError) -> str:
     """Why the daemon can't listen, and what to do about it, in one line."""
+    here = _address_text(host, port)
     if error.errno != errno.EADDRINUSE:
-        return f"Error: can't listen on {host}:{port}: {error.strerror or error}"
+        return f"Error: can't listen on {here}: {error.strerror or error}"
     holder = who_answers(host, port)
     if holder == "ayni":
-        return f"Error: a node is already running on {host}:{port}; stop it with `ayni shutdown`"
-    beside = f"run beside it with AYNI_HOST={host}:{port + 66}"
+        return f"Error: a node is already running on {here}; stop it with `ayni shutdown`"
+    beside = f"run beside it with AYNI_HOST={_address_text(host, port + 66 if port < 65000 else port - 66)}"
     if holder == "ollama":
         return (
-            f"Error: an Ollama server holds {host}:{port}; {beside}, or stop it and take over its models "
+            f"Error: an Ollama server holds {here}; {beside}, or stop it and take over its models "
             "with AYNI_MODELS_DIR=~/.ollama/models"
         )
-    return f"Error: another program holds {host}:{port}; {beside}"
+    return f"Error: another program holds {here}; {beside}"
+
+
+def _address_text(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def who_answers(host: str, port: int) -> str:
@@ -157,9 +166,8 @@ async def _serve(settings: Settings, listener: socket.socket, version: str, star
     gc.collect()
     gc.freeze()
     log.info(
-        "listening address=%s:%d version=%s models=%s start_s=%.2f",
-        host,
-        port,
+        "listening address=%s version=%s models=%s start_s=%.2f",
+        _address_text(host, port),
         version,
         settings.models_dir,
         time.monotonic() - started_s,
@@ -200,6 +208,13 @@ def _publish(state_dir: Path, host: str, port: int, version: str) -> DaemonRecor
     except OSError as error:
         log.warning("no record of this daemon written: %s", error)
         return None
+
+
+def _allow_open_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _log_to_stderr(level: str) -> None:

@@ -159,6 +159,12 @@ async def test_a_body_is_read_up_to_the_limit(http: httpx.AsyncClient) -> None:
     assert (refused.status_code, refused.headers["connection"]) == (413, "close")
 
 
+async def test_a_folder_that_can_not_be_used_is_named(http: httpx.AsyncClient, node: ScriptedNode) -> None:
+    node.events = [PermissionError(13, "Permission denied", "/models/blobs")]
+    response = await http.post("/api/generate", json={"model": "plain", "prompt": "x"})
+    assert (response.status_code, response.json()) == (500, {"error": "Permission denied: /models/blobs"})
+
+
 async def test_a_bug_is_a_500_in_the_apis_shape_and_says_nothing_of_the_inside(
     http: httpx.AsyncClient, node: ScriptedNode
 ) -> None:
