@@ -282,7 +282,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("stop", "Take a model out of memory", _stop, _model_argument),
     Verb(
         "verify",
-        "Check every stored file against its digest; needs no running node",
+        "Check every stored file against its digest",
         _verify,
         _verify_arguments,
         epilog="",
