@@ -22,6 +22,8 @@ from registry import Model
 
 MAX_TOP_LOGPROBS = 20
 MAX_EMBED_INPUTS = 4096
+# Prompts times choices of one request to /v1/completions.
+MAX_COMPLETION_JOBS = 64
 # What OpenAI's API takes where the request says nothing; the model's own parameters come before these.
 OPENAI_DEFAULTS: Mapping[str, Any] = {"temperature": 1.0, "top_p": 1.0}
 
@@ -126,7 +128,7 @@ def chat_completion_asks(body: ChatCompletionBody, model: Model, capabilities: S
     job = _job(
         Chat(messages=_whole_conversation(model, _openai_messages(body.messages)), tools=tools, think=think),
         options,
-        logit_bias=_token_biases(body.logit_bias),
+        logit_bias=body.logit_bias,
         output_format=None if body.response_format is None else body.response_format.output_format,
         logprobs=_logprobs(wanted=body.logprobs, top=body.top_logprobs),
     )
@@ -146,8 +148,8 @@ def completion_asks(body: CompletionBody, model: Model, capabilities: Sequence[s
     if body.best_of != 1 and body.best_of != body.n:
         raise BadRequest("best_of is not supported", "best_of")
     prompts = body.prompts
-    if not 1 <= len(prompts) * body.n <= MAX_TOP_LOGPROBS * 4:
-        raise BadRequest("between 1 and 80 prompts times choices are supported", "prompt")
+    if not 1 <= len(prompts) * body.n <= MAX_COMPLETION_JOBS:
+        raise BadRequest(f"between 1 and {MAX_COMPLETION_JOBS} answers at a time", "prompt")
     think = _check_capabilities(
         capabilities, asked=body.model, action="generate", think=None, needs_insert=bool(body.suffix) and not body.raw
     )
@@ -160,7 +162,7 @@ def completion_asks(body: CompletionBody, model: Model, capabilities: Sequence[s
             prompt = _generate_prompt(native, model, think)
         elif body.suffix:
             raise BadRequest("suffix needs a text prompt that is not raw", "suffix")
-        job = _job(prompt, options, logit_bias=_token_biases(body.logit_bias), logprobs=body.logprobs)
+        job = _job(prompt, options, logit_bias=body.logit_bias, logprobs=body.logprobs)
         asks += [
             Ask(model, choice, options.load_options(), body.keep_alive)
             for choice in _choices(job, body.n, options.seed)
@@ -282,10 +284,6 @@ def _logprobs(*, wanted: bool, top: int) -> int | None:
     if not 0 <= top <= MAX_TOP_LOGPROBS:
         raise BadRequest(f"top_logprobs must be between 0 and {MAX_TOP_LOGPROBS}", "top_logprobs")
     return top if wanted else None
-
-
-def _token_biases(biases: Mapping[Any, float]) -> dict[int, float]:
-    return {int(token): bias for token, bias in biases.items()}
 
 
 def _new_id() -> str:

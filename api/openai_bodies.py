@@ -49,14 +49,18 @@ def _stops(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def _biases(value: dict[str, float]) -> dict[int, float]:
+def _token_ids(value: Any) -> Any:
+    """JSON has only text as keys."""
+    if not isinstance(value, dict):
+        return value
     try:
-        tokens = {int(token): max(-100.0, min(bias, 100.0)) for token, bias in value.items()}
+        return {int(token): bias for token, bias in value.items()}
     except ValueError:
         raise ValueError("keys must be token ids") from None
-    if not all(0 <= token < 2**31 for token in tokens):
-        raise ValueError("keys must be token ids")
-    return tokens
+
+
+def _clamp(biases: dict[int, float]) -> dict[int, float]:
+    return {token: max(-100.0, min(bias, 100.0)) for token, bias in biases.items()}
 
 
 TokenCount = Annotated[int, Field(gt=-(2**31), lt=2**31)]
@@ -166,7 +170,7 @@ class SamplingBody(Body):
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     stop: Annotated[list[str], BeforeValidator(_stops), Field(max_length=MAX_STOPS)] | None = None
-    logit_bias: Annotated[dict[str, float], AfterValidator(_biases)] = {}
+    logit_bias: Annotated[dict[TokenId, float], BeforeValidator(_token_ids), AfterValidator(_clamp)] = {}
     options: JsonObject = {}
     keep_alive: KeepAlive | None = None
     debug_render_only: bool = Field(default=False, validation_alias="_debug_render_only")

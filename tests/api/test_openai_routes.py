@@ -259,6 +259,8 @@ async def test_models_are_listed_and_found_by_any_name_they_have(http: httpx.Asy
         (CHAT | {"tools": [TOOL]}, 400, "tools", "registry.ollama.ai/library/plain:latest does not support tools"),
         (CHAT | {"reasoning_effort": "huge"}, 400, "reasoning_effort", "reasoning_effort: invalid reasoning value"),
         (CHAT | {"response_format": {"type": "yaml"}}, 400, "response_format.type", "response_format.type:"),
+        (CHAT | {"logit_bias": {"x": 1}}, 400, "logit_bias", "logit_bias: keys must be token ids"),
+        (CHAT | {"max_tokens": 2**40}, 400, "max_tokens", "max_tokens: Input should be less than"),
         (CHAT | {"temperature": "x"}, 400, "temperature", "temperature: Input should be a valid number"),
     ],
 )

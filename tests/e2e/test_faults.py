@@ -257,7 +257,7 @@ def test_a_taken_port_stops_the_start_with_one_line(
     assert ended.returncode == 1
     [line] = ended.stderr.splitlines()
     assert words in line
-    assert f"AYNI_HOST=127.0.0.1:" in line
+    assert "AYNI_HOST=127.0.0.1:" in line
 
 
 def test_a_second_daemon_on_the_same_port_says_who_is_there(daemon: DaemonProcess, tmp_path: Path) -> None:
