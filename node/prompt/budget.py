@@ -8,7 +8,7 @@ from node.prompt.errors import TemplateError
 
 # Real templates are at most about 100 kB, and spend a few units for every character that they print.
 MAX_TEMPLATE_CHARS = 1 << 20
-BASE_UNITS = 4 << 20
+BASE_UNITS = 1 << 20
 UNITS_PER_CHAR = 256
 MAX_SECONDS = 10.0
 

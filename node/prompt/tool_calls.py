@@ -46,6 +46,7 @@ class CallSyntax:
 # Opening tag -> closing tag, in the order they are looked for in a template: longer and rarer ones first.
 KNOWN_TAGS = {
     "<｜tool▁calls▁begin｜>": "<｜tool▁calls▁end｜>",
+    "<|tool▁calls▁begin|>": "<|tool▁calls▁end|>",
     "<|tool_calls_section_begin|>": "<|tool_calls_section_end|>",
     "<|tool_call_start|>": "<|tool_call_end|>",
     "<|tool_call|>": "<|/tool_call|>",
@@ -53,7 +54,6 @@ KNOWN_TAGS = {
     "<function_call>": "</function_call>",
     "<start_function_call>": "<end_function_call>",
     "<|action_start|><|plugin|>": "<|action_end|>",
-    "<tools>": "</tools>",
     "[TOOL_CALLS]": "",
     "<function=": "</function>",
     "functools": "",
@@ -62,16 +62,25 @@ KNOWN_TAGS = {
 
 def syntax_for_tag(tag: str) -> CallSyntax:
     """The syntax whose opening tag is `tag`; "{" and "[" mean bare JSON."""
-    if tag in ("{", "["):
+    # A bracket at the end of a tag is the beginning of the list.
+    tag = tag.rstrip("{[ \n")
+    if not tag:
         return CallSyntax(opening=("<|python_tag|>",), bare=True)
-    return CallSyntax(opening=(tag,), closing=KNOWN_TAGS.get(tag, ""))
+    return CallSyntax(opening=(tag,), closing=KNOWN_TAGS.get(tag, _counterpart(tag)))
+
+
+def _counterpart(tag: str) -> str:
+    """What closes a tag that we do not know; "" where it does not look like a tag."""
+    if tag.endswith("```json"):
+        return "```"
+    if "begin" in tag:
+        return tag.replace("begin", "end")
+    return re.sub(r"^<(\w+)>$", r"</\1>", tag) if tag.startswith("<") and tag[1:-1].isidentifier() else ""
 
 
 def syntax_in_template(template: str) -> CallSyntax:
     """The syntax that a Jinja template's text shows; bare JSON where it shows none that we know."""
-    # Templates of this family list the tools between <tools> tags; the calls have their own tag.
-    found = [tag for tag in KNOWN_TAGS if tag in template and tag != "<tools>"]
-    return syntax_for_tag(found[0] if found else "{")
+    return syntax_for_tag(next((tag for tag in KNOWN_TAGS if tag in template), "{"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +93,6 @@ class Section:
 
 
 WAIT = Section("wait")
-NOT_A_CALL = Section("text")
 
 
 class ToolCallScanner:
@@ -103,6 +111,7 @@ class ToolCallScanner:
         self._state: Literal["start", "text", "call", "after"] = "start"
         self._opening = ""
         self._scan = JsonScan()
+        self._in_section = False
         self._count = 0
 
     def feed(self, text: str) -> tuple[str, tuple[ToolCall, ...]]:
@@ -152,9 +161,10 @@ class ToolCallScanner:
     def _enter_call(self, opening: str, at: int) -> None:
         self._held = self._held[at:]
         self._state, self._opening, self._scan = "call", opening, JsonScan()
+        self._in_section = True
 
     def _read_call(self, *, final: bool) -> tuple[str, list[ToolCall]]:
-        section = self._section(self._held)
+        section = self._section(self._held, final=final)
         if section.verdict == "wait" and not final:
             return "", []
         if section.verdict == "calls":
@@ -169,41 +179,44 @@ class ToolCallScanner:
 
     def _read_glue(self, *, final: bool) -> None:
         """Drop what only separates calls; move on to the next call or back to text."""
-        rest = self._held.lstrip().lstrip(SEPARATORS).lstrip() if self._closing == "" else self._held.lstrip()
-        if self._closing and rest.startswith(self._closing):
-            self._held = rest[len(self._closing) :]
+        closing = self._syntax.closing if self._in_section else ""
+        more_expected = self._in_section or not self._syntax.closing
+        rest = self._held.lstrip()
+        if more_expected:
+            rest = rest.lstrip(SEPARATORS + " \t\r\n")
+        if closing and rest.startswith(closing):
+            self._held, self._in_section = rest[len(closing) :], False
             return
-        partial = not rest or any(tag.startswith(rest) for tag in (self._closing, *self._syntax.opening) if tag)
-        if partial and not final:
+        unclear = not rest or any(tag.startswith(rest) for tag in (closing, *self._syntax.opening) if tag)
+        if unclear and not final:
             return
-        self._held = rest
-        if self._syntax.bare and rest[:1] in ("{", "["):
+        tagged = any(rest.startswith(tag) for tag in self._syntax.opening)
+        if more_expected and rest[:1] in ("{", "[") and not tagged:
+            self._held = rest
             self._enter_call("", 0)
         else:
-            self._state = "text"
-
-    @property
-    def _closing(self) -> str:
-        return self._syntax.closing
+            self._held, self._state = rest, "text"
 
     def _call(self, name: str, arguments: dict[str, Any]) -> ToolCall:
         seed = json.dumps([self._count, name, arguments], sort_keys=True).encode() + self._salt
         self._count += 1
         return ToolCall(name=name, arguments=arguments, id=f"call_{hashlib.sha256(seed).hexdigest()[:12]}")
 
-    def _section(self, body: str) -> Section:
+    def _section(self, body: str, *, final: bool) -> Section:
         """Read the text after an opening tag."""
         start = len(body) - len(body.lstrip())
         if start == len(body):
             return WAIT
         if body[start] in "{[":
             return self._json_section(body, start)
-        if self._closing:
-            end = body.find(self._closing)
-            if end < 0:
+        closing = self._syntax.closing
+        if closing:
+            end = body.find(closing)
+            if end < 0 and not final:
                 return WAIT
-            calls = self._calls_in_markup(self._opening + body[:end]) or self._named_calls(body[:end])
-            return Section("calls" if calls else "text", end + len(self._closing), tuple(calls))
+            inside = body if end < 0 else body[:end]
+            calls = self._calls_in_markup(self._opening + inside) or self._named_calls(inside)
+            return Section("calls" if calls else "text", len(inside) if calls else len(inside + closing), tuple(calls))
         return self._open_section(body)
 
     def _json_section(self, body: str, start: int) -> Section:
@@ -216,10 +229,11 @@ class ToolCallScanner:
             calls = []
         if calls:
             return Section("calls", end, tuple(calls))
-        if not self._closing:
+        closing = self._syntax.closing
+        if not closing:
             return Section("text", end)
-        close = body.find(self._closing, end)
-        return WAIT if close < 0 else Section("text", close + len(self._closing))
+        close = body.find(closing, end)
+        return WAIT if close < 0 else Section("text", close + len(closing))
 
     def _open_section(self, body: str) -> Section:
         """A section without a closing tag: it ends with the first call's arguments."""

@@ -113,6 +113,7 @@ class Evaluation:
         empty = True
         for key, item in _pairs(value, node.pipe.line):
             empty = False
+            self._budget.spend(NODE_PRICE)
             # One variable is the element, two are key and element.
             for name, bound in zip(names, (key, item) if len(names) == 2 else (item,), strict=False):
                 (scope.assign if node.pipe.assigns else scope.declare)(name, bound)

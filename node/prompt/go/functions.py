@@ -173,9 +173,11 @@ def _verb(verb: str, value: Any, flags: str, precision: int | None, budget: Budg
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if precision is not None and precision > MAX_WIDTH:
         raise Misuse("a precision of printf is excessive")
-    if verb in "sv":
+    if verb == "v" or (verb == "s" and not isinstance(value, int | float | None)):
         shown = "<nil>" if value is None else text(value, budget)
         return shown if precision is None or verb == "v" else shown[:precision]
+    if value is None:
+        return f"%!{verb}(<nil>)"
     if verb == "q" and isinstance(value, str):
         return _quoted(value)
     if verb == "t" and isinstance(value, bool):

@@ -219,6 +219,8 @@ class Parser:
             args.append(self._operand())
         if not args:
             raise Fault(line, "a command is missing")
+        if args[0] == Literal(None):
+            raise Fault(line, "nil is not a command")
         if not first and isinstance(args[0], Literal | Dot):
             raise Fault(line, "a value can't follow a pipe")
         return Command(tuple(args))

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from node.prompt.budget import Budget
@@ -108,14 +109,20 @@ def _format(value: Any, budget: Budget, depth: int) -> str:
 
 
 def format_float(value: float) -> str:
-    """The shortest text that reads as the same number, with Go's exponents (from 1e21 on, below 1e-4)."""
-    if math.isnan(value) or math.isinf(value):
+    """Go's %v: the shortest digits that read as the same number, with an exponent below 1e-4 and from 1e6 on."""
+    if not math.isfinite(value):
         return "NaN" if math.isnan(value) else ("+Inf" if value > 0 else "-Inf")
-    if value == 0 or 1e-4 <= abs(value) < 1e21:
-        shown = repr(value)
-        if "e" in shown:
-            shown = f"{value:.0f}" if abs(value) >= 1 else f"{value:.20f}".rstrip("0")
-        return shown.removesuffix(".0")
+    if value == 0 or 1e-4 <= abs(value) < 1e6:
+        return _plain(value)
+    return _shortest_exponent(value)
+
+
+def _plain(value: float) -> str:
+    """Without an exponent."""
+    return format(Decimal(repr(value)), "f").removesuffix(".0")
+
+
+def _shortest_exponent(value: float) -> str:
     return next(short for digits in range(17) if float(short := f"{value:.{digits}e}") == value)
 
 
@@ -167,8 +174,8 @@ def _json_float(value: float) -> str:
     if not math.isfinite(value):
         return "null"
     if value == 0 or 1e-6 <= abs(value) < 1e21:
-        return format_float(value) if abs(value) >= 1e-4 or value == 0 else f"{value:.17f}".rstrip("0")
-    return format_float(value).replace("e-0", "e-")
+        return _plain(value)
+    return _shortest_exponent(value).replace("e-0", "e-")
 
 
 def look_up(value: Any, name: str, fail: Callable[[str], Exception]) -> Any:
