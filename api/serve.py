@@ -145,7 +145,7 @@ async def _serve(settings: Settings, listener: socket.socket, version: str, star
     server = Server(
         uvicorn.Config(
             app,
-            http="h11",
+            http="httptools",
             ws="none",
             lifespan="off",
             log_config=None,
