@@ -3,13 +3,13 @@
 A template sees `messages`, `tools`, `bos_token`, `eos_token`, `add_generation_prompt` and, under each of the names
 in use, how much to think. Templates differ in what they take, so a refusal is tried again in the other known shape
 before it is reported, as llama.cpp does: a system message joined to the user's first one, arguments of tool calls
-as JSON text, content as a list of parts.
+as JSON text, no tools as an empty list, content as a list of parts.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, TypeAlias
 
@@ -51,20 +51,15 @@ class JinjaChat:
         prefill = messages.pop() if len(messages) > 1 and _continues(messages[-1]) else None
         values: Values = {
             **self._tokens,
+            "messages": [_message(message, typed=self._typed_content) for message in messages],
             "tools": [_tool(tool) for tool in chat.tools] or None,
             "add_generation_prompt": True,
             **_thinking_arguments(think),
         }
-        shapes: list[Callable[[list[Values]], list[Values]]] = [lambda same: same]
-        if messages[0].role == "system" if messages else False:
-            shapes.append(_system_joined)
-        if any(message.tool_calls for message in messages):
-            shapes.append(_arguments_as_text)
-        plain = [_message(message, typed=self._typed_content) for message in messages]
         failure = TemplateError("the chat template refused the messages")
-        for number, shape in enumerate(shapes):
+        for number, shaped in enumerate((values, *_other_shapes(values))):
             try:
-                prompt = self._run(values | {"messages": shape(plain)}, now)
+                prompt = self._run(shaped, now)
             except TemplateError as error:
                 # The first refusal names what the template really minds.
                 failure = failure if number else error
@@ -153,6 +148,17 @@ def _message(message: Message, *, typed: bool) -> Values:
     return value
 
 
+def _other_shapes(values: Values) -> Iterator[Values]:
+    """What a template might have meant instead."""
+    messages = values["messages"]
+    if messages and messages[0]["role"] == "system":
+        yield values | {"messages": _system_joined(messages)}
+    if any("tool_calls" in message for message in messages):
+        yield values | {"messages": [_with_text_arguments(message) for message in messages]}
+    if values["tools"] is None:
+        yield values | {"tools": []}
+
+
 def _system_joined(messages: list[Values]) -> list[Values]:
     first, *rest = messages
     if not rest:
@@ -162,13 +168,10 @@ def _system_joined(messages: list[Values]) -> list[Values]:
     return [rest[0] | {"content": both}, *rest[1:]]
 
 
-def _arguments_as_text(messages: list[Values]) -> list[Values]:
-    return [
-        message | {"tool_calls": [_with_text(call) for call in message["tool_calls"]]}
-        if "tool_calls" in message
-        else message
-        for message in messages
-    ]
+def _with_text_arguments(message: Values) -> Values:
+    if "tool_calls" not in message:
+        return message
+    return message | {"tool_calls": [_with_text(call) for call in message["tool_calls"]]}
 
 
 def _with_text(call: Values) -> Values:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextvars import ContextVar
 from datetime import datetime
 from typing import Any, NoReturn
@@ -142,6 +142,8 @@ def to_json(
         raise TemplateError("the chat template uses an excessive indentation")
     if separators is not None and sum(map(len, separators)) > 16:
         raise TemplateError("the chat template uses excessive separators")
+    if isinstance(value, Generator):
+        value = list(value)
     _paid(value)
     text = json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys, default=_unknown

@@ -85,6 +85,11 @@ def test_a_template_that_adds_arguments_to_text_gets_them_as_text() -> None:
     assert load(template).render(chat(assistant("", call), user("q")), now=NOW) == '{{"a": 1}}'
 
 
+def test_a_template_that_counts_on_tools_gets_an_empty_list() -> None:
+    template = "{% for t in tools %}{{ t }}{% endfor %}{% for m in messages %}{{ m.content }}{% endfor %}"
+    assert load(template).render(chat(user("q")), now=NOW) == "q"
+
+
 def test_a_template_that_wants_parts_gets_parts() -> None:
     template = (
         "{% for m in messages %}{% for part in m.content %}{% if part.type == 'text' %}<{{ part.text }}>"

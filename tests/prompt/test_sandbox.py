@@ -17,6 +17,7 @@ def run(source: str, **values: object) -> str:
     ("source", "printed"),
     [
         ("{{ [1, 'a', none, true] }} {{ {'a': 1} }} {{ (1, 2) }}", "[1, 'a', None, True] {'a': 1} (1, 2)"),
+        ("{{ ['a', 'b'] | map('upper') | tojson }}", '["A", "B"]'),
         ("{{ x | tojson }}", '{"a": "<é>", "b": [1, null]}'),
         ("{{ x | tojson(indent=2) }}", '{\n  "a": "<é>",\n  "b": [\n    1,\n    null\n  ]\n}'),
         (
@@ -26,7 +27,7 @@ def run(source: str, **values: object) -> str:
         ("{% set ns = namespace(n=0) %}{% for i in range(5) %}{% set ns.n = ns.n + i %}{% endfor %}{{ ns.n }}", "10"),
         ("{% macro m(a, b=2) %}{{ a }}{{ b }}{% endmacro %}{{ m(1) }}{{ m(1, b='c') }}", "121c"),
         (
-            "{% for i in range(9) %}{% if i == 1 %}{% continue %}{% elif i > 3 %}{% break %}{% endif %}{{ i }}{% endfor %}",
+            "{% for i in range(9) %}{% if i==1 %}{% continue %}{% elif i>3 %}{% break %}{% endif %}{{ i }}{% endfor %}",
             "023",
         ),
         ("{% generation %}a{{ 1 }}{% endgeneration %}b", "a1b"),
