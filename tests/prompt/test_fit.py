@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,6 +57,12 @@ def test_the_last_message_stays_even_if_it_is_too_long() -> None:
     assert texts(fit_messages(chat(system("S"), user("a"), user("b" * 99)), 10, Counter())) == ["S", "b" * 99]
     assert texts(fit_messages(chat(user("b" * 99)), 10, Counter())) == ["b" * 99]
     assert texts(fit_messages(chat(), 10, Counter())) == []
+
+
+@pytest.mark.parametrize("limit", range(2, 41))
+def test_as_many_turns_stay_as_fit(limit: int) -> None:
+    conversation = chat(*[user("ab")] * 20)
+    assert len(fit_messages(conversation, limit, Counter()).messages) == limit // 2
 
 
 def test_few_counts_are_asked_for() -> None:

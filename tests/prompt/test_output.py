@@ -95,6 +95,7 @@ JSON_CALL = '{"name": "get_weather", "arguments": {"city": "Rome"}}'
         (HERMES, '<tool_call>{"name": "now"}</tool_call>', [("now", {})], ""),
         (HERMES, '<tool_call>{"name": "get", "arguments": "{\\"city\\": \\"R\\"}"}</tool_call>', [("get", {"city": "R"})], ""),
         (HERMES, '<tool_call>{"name": "get", "arguments": {"city": "</tool_call>}"}}</tool_call>!', [("get", {"city": "</tool_call>}"})], "!"),
+        (HERMES, r'<tool_call>{"name": "get", "arguments": {"city": "a\"}}\\"}}</tool_call>', [("get", {"city": 'a"}}\\'})], ""),
         (HERMES, '<tool_call>{"type": "function", "function": {"name": "now", "arguments": {}}}</tool_call>', [("now", {})], ""),
         (HERMES, "<tool_call>\n<function=get_weather>\n<parameter=city>\nRome\n</parameter>\n<parameter=days>\n3\n</parameter>\n</function>\n</tool_call>", [("get_weather", {"city": "Rome", "days": 3})], ""),
         (HERMES, '<tool_call>{"name": "unknown", "arguments": {}}</tool_call> x', [], '<tool_call>{"name": "unknown", "arguments": {}}</tool_call> x'),
