@@ -1,4 +1,4 @@
-"""The step loop: continuous batching over one context. Runs in a thread of its own, which owns llama.cpp's side.
+"""The step loop: continuous batching over one context, run by the one thread that owns llama.cpp's side.
 
 Each step evaluates one batch with tokens of many sequences, samples where a sequence has caught up, and sends
 what all of them produced in one go. Which tokens go in is `scheduler`'s decision, which sequence a prompt gets
@@ -225,7 +225,8 @@ class Engine:
         """Put the shares into the batch; returns for each slot the index of its last token."""
         self._batch.clear()
         outputs = {}
-        for share in shares:
+        # In ascending order, or llama.cpp does not see that sequences are neighbours.
+        for share in sorted(shares, key=lambda s: s.slot):
             slot = self._slots[share.slot]
             outputs[share.slot] = self._batch.add(
                 slot.index,

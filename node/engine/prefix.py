@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 # A copy moves a whole sequence's cache (tens of megabytes); below this, evaluating again is as quick.
 MIN_COPY_TOKENS = 64
+# llama.cpp evaluates neighbouring sequences in one pass over the weights and each further run of neighbours in
+# another, which slows every step of all of them: over a usual reply by about as much as reading so many tokens.
+GAP_COST_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +56,9 @@ def place(prompt: Sequence[int], held: Sequence[Held], *, can_rewind: bool) -> P
 
     At least the prompt's last token is always evaluated again, for its logits. `can_rewind` False (recurrent
     memory): a sequence is only reused whole and in place.
-    1. Continue in the idle sequence that shares most, if little of its own is lost or nobody else's memory is
-       older.
-    2. Otherwise give up the idle sequence used least recently, after copying the longest beginning to it, if that
-       is worth a copy.
+    1. Continue in the idle sequence that shares most, if little of its own is lost or it would be given up anyway.
+    2. Otherwise give up the idle sequence whose loss costs least (few tokens, long unused, beside the busy ones),
+       after copying the longest beginning to it, if that is worth a copy.
     """
     idle = [h for h in held if not h.busy]
     if not idle:
@@ -68,19 +70,31 @@ def place(prompt: Sequence[int], held: Sequence[Held], *, can_rewind: bool) -> P
         if whole:
             best = max(whole, key=lambda h: len(h.tokens))
             return Placement(best.slot, len(best.tokens))
-        return Placement(_oldest(idle).slot, 0)
+        return Placement(_cheapest(held).slot, 0)
     here = max(idle, key=lambda h: (shared[h.slot], -len(h.tokens)))
     anywhere = max(held, key=lambda h: (shared[h.slot], h.slot == here.slot))
-    oldest = _oldest(idle)
+    spare = _cheapest(held)
     worth_a_copy = shared[anywhere.slot] - shared[here.slot] >= MIN_COPY_TOKENS
     keeps_most = 2 * shared[here.slot] >= len(here.tokens)
-    if shared[here.slot] > 0 and not worth_a_copy and (keeps_most or here.slot == oldest.slot):
+    if shared[here.slot] > 0 and not worth_a_copy and (keeps_most or here.slot == spare.slot):
         return Placement(here.slot, shared[here.slot])
-    if shared[anywhere.slot] - shared[oldest.slot] >= MIN_COPY_TOKENS:
-        return Placement(oldest.slot, shared[anywhere.slot], source=anywhere.slot)
-    return Placement(oldest.slot, shared[oldest.slot])
+    if shared[anywhere.slot] - shared[spare.slot] >= MIN_COPY_TOKENS:
+        return Placement(spare.slot, shared[anywhere.slot], source=anywhere.slot)
+    return Placement(spare.slot, shared[spare.slot])
 
 
-def _oldest(idle: Sequence[Held]) -> Held:
-    """The idle sequence whose memory is missed least: an empty one, then the least recently used."""
-    return min(idle, key=lambda h: (bool(h.tokens), h.last_used))
+def _cheapest(held: Sequence[Held]) -> Held:
+    """The idle sequence to give up: see GAP_COST_TOKENS; what was used last is the likeliest to be wanted again."""
+    busy = {h.slot for h in held if h.busy}
+    idle = sorted((h for h in held if not h.busy), key=lambda h: h.last_used)
+
+    def cost(rank: int) -> float:
+        candidate = idle[rank]
+        return len(candidate.tokens) * (rank + 1) / len(idle) + GAP_COST_TOKENS * _runs(busy | {candidate.slot})
+
+    return idle[min(range(len(idle)), key=cost)]
+
+
+def _runs(slots: set[int]) -> int:
+    """How many runs of neighbours the slots form."""
+    return sum(slot - 1 not in slots for slot in slots)

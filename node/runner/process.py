@@ -1,8 +1,9 @@
 """The runner process: one model, three threads.
 
-The main thread reads requests, so it notices a closed socket at any time, even while a model loads, and ends the
-process at once: there is nothing to tidy up that the system does not. The intake thread renders and tokenises.
-The engine thread loads the model, owns it, and writes each step's events to the socket.
+The main thread loads the model, owns it, and writes each step's events to the socket. It has to be the main one: with
+llama.cpp's OpenMP threads, decoding from another costs up to a third of the speed. The reader thread takes requests,
+so it notices a closed socket at any time, even while a model loads, and ends the process at once: there is nothing to
+tidy up that the system does not. The intake thread renders and tokenises.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from node.runner.protocol import (
 EXIT_OK = 0
 EXIT_LOAD_FAILED = 3
 EXIT_FATAL = 70  # EX_SOFTWARE
-# The engine thread waits this long for the interpreter when the intake thread computes; Python's default of 5 ms
+# The main thread waits this long for the interpreter when the intake thread computes; Python's default of 5 ms
 # would show in every step.
 _SWITCH_INTERVAL_S = 0.0005
 _LAST_WORDS_S = 2.0
@@ -65,6 +66,7 @@ class Runner:
         self._connection = connection
         self._outlet = Outlet(connection)
         self._exit = exit_process
+        self._to_load: queue.SimpleQueue[LoadSpec] = queue.SimpleQueue()
         self._arrived: queue.SimpleQueue[_Arrived] = queue.SimpleQueue()
         # Guards the two below: a job is cancelled either before the engine has it or through the engine.
         self._lock = threading.Lock()
@@ -72,15 +74,20 @@ class Runner:
         self._engine: Engine | Embedder | None = None
 
     def serve(self) -> None:
-        """Read requests until the daemon closes the socket."""
+        """Load the model that the first request names and serve it until the daemon closes the socket."""
+        threading.Thread(target=self._guarded, args=(self._read,), name="reader", daemon=True).start()
+        self._guarded(lambda: self._own_model(self._to_load.get()))
+
+    def _read(self) -> None:
+        """The reader thread: requests from the socket, to whom they concern."""
         first = read_request(self._connection)
-        if first is None:
-            return
-        if not isinstance(first, Load):
-            raise TypeError(f"the first request must be Load, not {type(first).__name__}")
-        threading.Thread(target=self._guarded, args=(self._own_model, first.spec), name="engine", daemon=True).start()
-        while (request := read_request(self._connection)) is not None:
-            self._receive(request)
+        if first is not None:
+            if not isinstance(first, Load):
+                raise TypeError(f"the first request must be Load, not {type(first).__name__}")
+            self._to_load.put(first.spec)
+            while (request := read_request(self._connection)) is not None:
+                self._receive(request)
+        self._exit(EXIT_OK)
 
     def _receive(self, request: Request) -> None:
         if isinstance(request, Submit | Embed | Render):
@@ -97,7 +104,7 @@ class Runner:
             raise TypeError("a runner loads one model only")
 
     def _own_model(self, spec: LoadSpec) -> None:
-        """The engine thread: load, then run."""
+        """The main thread: load, then run."""
         start_ns = time.monotonic_ns()
         try:
             context, intake, loaded = self._load(spec, start_ns)
@@ -192,12 +199,4 @@ def main(fd: int) -> None:
     """Serve the socket with this file descriptor; ends the process."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    runner = Runner(socket.socket(fileno=fd), os._exit)
-    try:
-        runner.serve()
-    except Exception as error:
-        traceback.print_exc()
-        sys.stderr.write(f"the runner stops: {type(error).__name__}: {error}\n")
-        sys.stderr.flush()
-        os._exit(EXIT_FATAL)
-    os._exit(EXIT_OK)
+    Runner(socket.socket(fileno=fd), os._exit).serve()

@@ -52,9 +52,21 @@ def test_a_busy_sequence_is_copied_not_taken() -> None:
 
 
 def test_an_empty_sequence_is_taken_before_the_oldest() -> None:
-    slots = [held(0, [5, 5], last_used=1), held(1, [], last_used=7), held(2, [6], last_used=2)]
+    slots = [held(0, [5, 5], last_used=1), held(1, [], last_used=7), held(2, [6, 6], last_used=2)]
     assert place([1, 2], slots, can_rewind=True) == Placement(1, 0)
     assert place([1, 2], [slots[0], slots[2]], can_rewind=True) == Placement(0, 0)
+
+
+def test_a_long_conversation_outlives_a_short_one() -> None:
+    slots = [held(0, [5] * 4000, last_used=1), held(1, [6] * 30, last_used=2)]
+    assert place([1, 2], slots, can_rewind=True) == Placement(1, 0)
+
+
+def test_busy_sequences_stay_neighbours_unless_that_costs_more() -> None:
+    slots = [held(0, [5] * 50, last_used=1), held(1, []), held(2, [6] * 50, last_used=9), held(3, [7], busy=True)]
+    assert place([1, 2], slots, can_rewind=True) == Placement(2, 0)
+    slots[2] = held(2, [6] * 1000, last_used=9)
+    assert place([1, 2], slots, can_rewind=True) == Placement(1, 0)
 
 
 def test_memory_that_cannot_go_back_is_reused_whole_or_not_at_all() -> None:
