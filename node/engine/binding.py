@@ -220,7 +220,6 @@ class Batch:
         self._output = np.zeros(capacity, np.int8)
         base, width = self._sequence.ctypes.data, self._sequence.itemsize
         self._sequence_at = np.arange(base, base + capacity * width, width, dtype=np.uintp)
-        self._ramp = np.arange(1 << 12, dtype=np.int32)
         self.struct = llama.llama_batch()
         for field, array in (
             ("token", self._token),
@@ -250,6 +249,16 @@ class Batch:
         self._output[end - 1] = output
         self.count = self.struct.n_tokens = end
         return end - 1
+
+    def add_one(self, sequence: int, token: int, position: int) -> int:
+        """Append one token whose logits are wanted; returns its index. What a stream needs in every step."""
+        index = self.count
+        self._token[index] = token
+        self._pos[index] = position
+        self._sequence[index] = sequence
+        self._output[index] = 1
+        self.count = self.struct.n_tokens = index + 1
+        return index
 
     def want_all(self) -> None:
         """Ask for the output of every token, as pooling does."""

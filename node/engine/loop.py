@@ -57,6 +57,7 @@ class Engine:
         self._slots = [Slot(i) for i in range(context.sequences)]
         self._waiting: deque[Ticket] = deque()
         self._mailbox: Mailbox[Ticket | _Cancel | _Stop] = Mailbox()
+        self._next_token = [Share(s.index, 1, prompt=False) for s in self._slots]
         self._batch = Batch(context.batch_tokens)
         self._candidates = Candidates(self._vocab.size)
         self._pace = Pace(context.batch_tokens)
@@ -170,20 +171,27 @@ class Engine:
 
     def _step(self) -> None:
         self._make_room()
-        self._borrow()
-        shares = plan_step(
-            needs(self._slots), batch_tokens=self._context.batch_tokens, chunk_tokens=self._pace.chunk_tokens
-        )
+        shares = self._plan()
         if not shares:
             return
         outputs = self._fill(shares)
         if not self._evaluate(shares):
             return
-        for share in shares:
+        for share, output in zip(shares, outputs, strict=True):
             slot = self._slots[share.slot]
             slot.evaluated(share.tokens)
             if not slot.pending:
-                self._advance(slot, outputs[share.slot])
+                self._advance(slot, output)
+
+    def _plan(self) -> Sequence[Share]:
+        """What the next step evaluates, in ascending order of slots: else llama.cpp does not see neighbours."""
+        if not any(s.prefilling for s in self._slots):  # by far the most steps, and the ones that must be quick
+            return [self._next_token[s.index] for s in self._slots if s.generation is not None]
+        self._borrow()
+        shares = plan_step(
+            needs(self._slots), batch_tokens=self._context.batch_tokens, chunk_tokens=self._pace.chunk_tokens
+        )
+        return sorted(shares, key=lambda s: s.slot)
 
     def _make_room(self) -> None:
         """Shift the context of streams that have filled theirs, or end them."""
@@ -221,36 +229,34 @@ class Engine:
                 slot.pending = wanted[len(slot.tokens) :]
                 generation.cached_tokens = min(len(slot.tokens), len(generation.ticket.prompt))
 
-    def _fill(self, shares: Sequence[Share]) -> dict[int, int]:
-        """Put the shares into the batch; returns for each slot the index of its last token."""
-        self._batch.clear()
-        outputs = {}
-        # In ascending order, or llama.cpp does not see that sequences are neighbours.
-        for share in sorted(shares, key=lambda s: s.slot):
+    def _fill(self, shares: Sequence[Share]) -> list[int]:
+        """Put the shares into the batch; returns the index of each one's last token."""
+        batch = self._batch
+        batch.clear()
+        outputs = []
+        for share in shares:
             slot = self._slots[share.slot]
-            outputs[share.slot] = self._batch.add(
-                slot.index,
-                slot.pending[: share.tokens],
-                len(slot.tokens),
-                output=share.tokens == len(slot.pending),
-            )
+            if share.prompt:
+                ends = share.tokens == len(slot.pending)
+                tokens = slot.pending[: share.tokens]
+                outputs.append(batch.add(slot.index, tokens, len(slot.tokens), output=ends))
+            else:
+                outputs.append(batch.add_one(slot.index, slot.pending[0], len(slot.tokens)))
         return outputs
 
     def _evaluate(self, shares: Sequence[Share]) -> bool:
         """Decode the batch; False when it was aborted or failed, and the slots have been put in order."""
-        prompt_tokens = sum(s.tokens for s in shares if s.prompt)
         self._context.forget_abort()
+        reading = self._jobs_reading(shares)
+        prompt_tokens = self._batch.count - (len(shares) - len(reading))
         start = time.monotonic()
         self._step_ends_s = start + self._pace.step_s(prompt_tokens)
-        self._reading = self._jobs_reading(shares)
+        self._reading = reading
         code = self._context.decode(self._batch)
         self._reading = frozenset()
         if code == 0:
-            self._pace.observe(
-                streams=sum(not s.prompt for s in shares),
-                prompt_tokens=prompt_tokens,
-                seconds=time.monotonic() - start,
-            )
+            seconds = time.monotonic() - start
+            self._pace.observe(streams=len(shares) - len(reading), prompt_tokens=prompt_tokens, seconds=seconds)
             return True
         if code == DECODE_ABORTED:
             self._undo(shares)
@@ -260,7 +266,7 @@ class Engine:
 
     def _jobs_reading(self, shares: Sequence[Share]) -> frozenset[str]:
         generations = [self._slots[s.slot].generation for s in shares if s.prompt]
-        return frozenset(g.ticket.job for g in generations if g is not None)
+        return frozenset([g.ticket.job for g in generations if g is not None])
 
     def _undo(self, shares: Sequence[Share]) -> None:
         """Take out what an aborted step left behind; everyone but the cancelled job repeats it."""

@@ -72,6 +72,7 @@ class Outlet:
         self._lock = threading.Lock()
         self._unsent = bytearray()
         self._events: list[Event] = []
+        self._behind = False  # events of several steps may have gathered
         self._waker = threading.Event()
         threading.Thread(target=self._flush_leftovers, name="outlet", daemon=True).start()
 
@@ -104,11 +105,13 @@ class Outlet:
         """Write what the socket takes now. Events become a frame only once the bytes before them are out."""
         while self._unsent or self._events:
             if not self._unsent:
-                self._unsent += frame(Events(tuple(merge_deltas(self._events))))
+                self._unsent += frame(Events(tuple(merge_deltas(self._events) if self._behind else self._events)))
                 self._events = []
+                self._behind = False
             try:
                 sent = self._socket.send(self._unsent, socket.MSG_DONTWAIT)
             except BlockingIOError:
+                self._behind = True
                 self._waker.set()
                 return
             except OSError as error:

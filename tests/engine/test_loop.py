@@ -294,7 +294,7 @@ def test_every_cache_type_generates(start: Start, kv_type: str, flash: str) -> N
 def test_one_write_carries_what_all_streams_got_in_a_step(start: Start) -> None:
     driver = start(parallel=4)
     for i in range(4):
-        driver.submit(f"j{i}", f"{i} {LONG}", max_tokens=20)
+        driver.submit(f"j{i}", f"{i} {LONG}", max_tokens=400, sampling=never_ending(driver))
     driver.wait("j0", "j1", "j2", "j3")
     assert any(len({e.job for e in step}) == 4 for step in driver.steps)
     assert all(len([e for e in step if isinstance(e, Delta)]) <= 4 for step in driver.steps)
