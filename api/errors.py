@@ -5,6 +5,9 @@ ApiError
 │   └── MissingBody     there is no body where one is needed
 ├── BodyTooLarge        the body is longer than this node reads
 ├── UnknownModel        no such model, in the words that clients match on
+├── Unauthenticated     the LAN port was asked without a token or node certificate, or with one that does not count
+├── NotGranted          the token is good, but not for this
+├── OverLimit           the token's own rates are used up
 ├── ForbiddenHost       the Host header names neither this machine nor a configured name
 ├── ForbiddenOrigin     a web page that may not use this node
 ├── NoSuchRoute         unknown path
@@ -72,6 +75,39 @@ class UnknownModel(ApiError):
         return f'model "{self.name}" not found{self.advice}' if self.advice else f"model '{self.name}' not found"
 
 
+class Unauthenticated(ApiError):
+    """Nobody we know asks; `reason` never contains a part of a credential."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class NotGranted(ApiError):
+    """The asker is known, but may not do this."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class OverLimit(ApiError):
+    """A limit of the token's own is reached; trying again after `retry_after_s` makes sense."""
+
+    def __init__(self, limit: str, retry_after_s: int) -> None:
+        super().__init__(limit, retry_after_s)
+        self.limit, self.retry_after_s = limit, retry_after_s
+
+    def __str__(self) -> str:
+        return f"this token's limit of {self.limit} is reached; try again in {self.retry_after_s} s"
+
+
 class ForbiddenHost(ApiError):
     """The request was addressed to a name that this node does not answer to (DNS rebinding looks like that)."""
 
@@ -132,6 +168,9 @@ STATUS: Mapping[type[Exception], int] = {
     BadRequest: 400,
     BodyTooLarge: 413,
     UnknownModel: 404,
+    Unauthenticated: 401,
+    NotGranted: 403,
+    OverLimit: 429,
     ForbiddenHost: 403,
     ForbiddenOrigin: 403,
     NoSuchRoute: 404,
@@ -215,6 +254,11 @@ def fault_of(error: Exception) -> Fault:
             return Fault(status, "invalid digest format")
         case BadRequest():
             return Fault(status, message, param=error.param)
+        case Unauthenticated():
+            return Fault(status, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
+        case OverLimit():
+            retry = {"retry-after": str(max(1, error.retry_after_s))}
+            return Fault(status, message, code="rate_limit_exceeded", headers=retry)
         case WrongMethod():
             return Fault(status, message, headers={"allow": error.allowed})
         case OSError():

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from node.runner.protocol import Loaded
-
-if TYPE_CHECKING:
-    from registry import Digest, ModelName
+from registry import Digest, ModelName  # not only for type checking: these values travel between nodes
 
 
 class LoadOptions(Struct, frozen=True, kw_only=True):

@@ -1,0 +1,170 @@
+"""Who may ask on the LAN port, and for what: a layer in front of everything, and one table of what each path takes.
+
+1. `GET /` and `/ca.pem` answer anyone: that something is here, and the certificate to check it by.
+2. A node certificate of this cluster opens everything; below `/node/` nothing else does (but for joining, where the
+   invitation in the body is the credential).
+3. A signed token opens the paths of its scopes, within its rates. A path in no line of the table takes "admin", so
+   that a route added later is closed until somebody decides otherwise.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Final, Protocol
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api.errors import ApiError, NotGranted, Unauthenticated, fault_of
+from api.stream import fault_response
+from coordinator.asker import ASKER
+from node.identity import ScopeRefused, TokenRefused
+from node.peers import PEER, PREFIX, Endpoints
+
+if TYPE_CHECKING:
+    from node.identity import Grant, NodeId
+    from node.identity import Scope as TokenScope
+
+log = logging.getLogger(__name__)
+
+OPEN_PATHS: Final = frozenset({"/", "/ca.pem"})
+READING: Final = frozenset({"GET", "HEAD"})
+# Longest prefix first where two fit. A path stands for itself and for what is below it.
+SCOPES: Final[tuple[tuple[str, TokenScope], ...]] = (
+    ("/api/generate", "infer"),
+    ("/api/chat", "infer"),
+    ("/api/embed", "infer"),
+    ("/api/embeddings", "infer"),
+    ("/api/tags", "infer"),
+    ("/api/show", "infer"),
+    ("/api/ps", "infer"),
+    ("/api/version", "infer"),
+    ("/v1/chat/completions", "infer"),
+    ("/v1/completions", "infer"),
+    ("/v1/embeddings", "infer"),
+    ("/v1/models", "infer"),
+    ("/v1/responses", "infer"),
+    ("/v1/messages", "infer"),
+    ("/api/create", "models"),
+    ("/api/copy", "models"),
+    ("/api/delete", "models"),
+    ("/api/blobs", "models"),
+    ("/api/pull", "models"),
+    ("/api/push", "models"),
+    ("/v2", "models"),
+)
+# What counts against a token's rates: the paths that make a model work.
+METERED: Final = frozenset(
+    {
+        "/api/generate",
+        "/api/chat",
+        "/api/embed",
+        "/api/embeddings",
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/responses",
+        "/v1/messages",
+    }
+)
+_NEED_TEXT = "a token is needed: send 'Authorization: Bearer <token>' (see `ayni token create`)"
+
+
+class Verifier(Protocol):
+    """Who checks tokens; `node.identity.TokenVerifier` does."""
+
+    def verify(self, text: str) -> Grant:
+        """Raises TokenRefused."""
+        ...
+
+
+def scope_of(path: str) -> TokenScope:
+    """The scope that a token needs for this path; "admin" for whatever is in no line of the table."""
+    for prefix, scope in SCOPES:
+        if path == prefix or path.startswith(f"{prefix}/"):
+            return scope
+    return "admin"
+
+
+class LanGate:
+    """The LAN port's application: the door, then other nodes' endpoints or the API."""
+
+    def __init__(
+        self,
+        api: ASGIApp,
+        endpoints: Endpoints,
+        *,
+        ca_pem: bytes,
+        verifier: Verifier,
+        is_revoked: Callable[[NodeId], bool],
+        admit: Callable[[Grant], AbstractContextManager[None]] = lambda _: nullcontext(),
+    ) -> None:
+        """Nothing listens yet; see `api.lan`.
+
+        Args:
+            api: the same routes as on loopback.
+            is_revoked: asked with each request, as connections are kept.
+            admit: takes a place within a token's rates for as long as its request lasts; raises OverLimit.
+        """
+        self._api, self._endpoints = api, endpoints
+        self._ca_pem, self._verifier = ca_pem, verifier
+        self._is_revoked, self._admit = is_revoked, admit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse, or pass on."""
+        if scope["type"] != "http":
+            return
+        path: str = scope["path"]
+        peer: NodeId | None = scope.get(PEER)
+        if peer is not None and self._is_revoked(peer):
+            await _refuse(Unauthenticated("this machine was removed from the cluster"), scope, receive, send)
+        elif path in OPEN_PATHS and scope["method"] in READING:
+            await self._open(path)(scope, receive, send)
+        elif path.startswith(PREFIX):
+            if peer is None and not self._endpoints.is_open(path):
+                await _refuse(Unauthenticated("a node certificate is needed"), scope, receive, send)
+            else:
+                await self._endpoints(scope, receive, send)
+        elif peer is not None:
+            await self._api(scope, receive, send)
+        else:
+            await self._serve_token(path, scope, receive, send)
+
+    def _open(self, path: str) -> ASGIApp:
+        return Response(self._ca_pem, media_type="application/x-pem-file") if path == "/ca.pem" else self._api
+
+    async def _serve_token(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            grant = self._verifier.verify(token_in(scope))
+            grant.require(scope_of(path))
+            place = self._admit(grant) if path in METERED else nullcontext()
+            with place:
+                ASKER.set(grant)
+                await self._api(scope, receive, send)
+        except TokenRefused as refusal:
+            await _refuse(Unauthenticated(str(refusal)), scope, receive, send)
+        except ScopeRefused as refusal:
+            await _refuse(NotGranted(str(refusal)), scope, receive, send)
+        except ApiError as error:
+            await _refuse(error, scope, receive, send)
+
+
+def token_in(scope: Scope) -> str:
+    """The token that a request brings. Raises Unauthenticated: none, or more than one."""
+    found = []
+    for name, value in scope["headers"]:
+        if name == b"authorization" and value[:7].lower() == b"bearer ":
+            found.append(value[7:].strip())
+        elif name == b"x-api-key":
+            found.append(value.strip())
+    if len(set(found)) != 1 or not found[0]:
+        raise Unauthenticated(_NEED_TEXT)
+    return bytes(found[0]).decode("latin-1")
+
+
+async def _refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+    fault = fault_of(error)
+    log.info("refused client=%s status=%d error=%s", (scope.get("client") or ("?",))[0], fault.status, error)
+    await fault_response(fault, scope["path"])(scope, receive, send)
