@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
@@ -34,34 +34,90 @@ Value = TypeVar("Value")
 __all__ = [
     "DeviceReport",
     "HeldModel",
+    "Host",
+    "Loader",
     "ModelDigest",
     "NodeReport",
     "NodeState",
     "PrefixHash",
     "RamReport",
     "ResidentModel",
+    "Sent",
     "TokenUse",
     "View",
+    "is_evictable",
+    "prefill_bytes_s",
 ]
 
 # Until a node has measured its own: a gigabit link and a plain SSD.
 DEFAULT_LINK_BYTES_S = 100e6
 DEFAULT_LOAD_BYTES_S = 500e6
+# Until something has run there: weights (bytes) times prompt tokens, a second, of a small GPU and of a CPU.
+DEFAULT_GPU_PREFILL_BYTES_S = 4e12
+DEFAULT_CPU_PREFILL_BYTES_S = 1e11
+DEFAULT_JOB_S = 5.0
 
 ResidentKey: TypeAlias = tuple[ModelDigest, bool]  # loaded for embeddings (True) or to generate
 
 
+class Sent(NamedTuple):
+    """Requests on their way to a node, and the prompt tokens they bring."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+
+
+_NOTHING_SENT = Sent()
+
+
+class Host(NamedTuple):
+    """A model in a node's memory, and what follows from the report alone of how soon it could begin to answer.
+
+    Attributes:
+        prefill_tokens_s: how fast it reads prompts now. Other models that compute on the node share its devices.
+        queue_s: until a new request's prompt is read there. With a free slot: the prompts that arrived earlier;
+            without: those ahead must end, and slots become free `parallel` times as fast as one request takes.
+    """
+
+    report: NodeReport
+    resident: ResidentModel
+    prefill_tokens_s: float
+    queue_s: float
+
+    def with_sent(self, sent: Sent) -> Host:
+        """The same once the requests that are on their way have arrived."""
+        return _host(self.report, self.resident, sent)
+
+
+class Loader(NamedTuple):
+    """A node as a place to load to; sorts by speed.
+
+    Attributes:
+        s_per_byte: seconds to read a byte from its disk to its devices. `fetch_s_per_byte`: to get it there first.
+        room_bytes: no load finds more memory than this, whatever is unloaded for it.
+        prefill_bytes_s: what speed to expect (see `NodeReport`).
+    """
+
+    s_per_byte: float
+    node: NodeId
+    fetch_s_per_byte: float
+    room_bytes: int
+    prefill_bytes_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class _Index:
-    """The view by model. Nothing in it is changed once a view has it; node ids stand for reports, which change."""
+    """The view by model. Nothing in it is changed once a view has it."""
 
-    hosts: Mapping[ResidentKey, Mapping[NodeId, ResidentModel]]
+    hosts: Mapping[ResidentKey, Mapping[NodeId, Host]]
     holders: Mapping[ModelDigest, Mapping[NodeId, HeldModel]]
-    loaders: tuple[tuple[float, NodeId], ...]
+    loaders: tuple[Loader, ...]
+    loading: Mapping[ModelDigest, Mapping[NodeId, int]]
 
 
-_NO_HOSTS: Mapping[NodeId, ResidentModel] = {}
+_NO_HOSTS: Mapping[NodeId, Host] = {}
 _NO_HOLDERS: Mapping[NodeId, HeldModel] = {}
+_NO_LOADING: Mapping[NodeId, int] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +134,10 @@ class View:
     nodes: Mapping[NodeId, NodeReport]
     heard_at_s: Mapping[NodeId, float]
     me: NodeId
-    sent: Mapping[tuple[NodeId, ModelDigest], int] = field(default_factory=dict)
+    sent: Mapping[tuple[NodeId, ModelDigest], Sent] = field(default_factory=dict)
     _index: list[_Index] = field(default_factory=list, init=False, repr=False, compare=False)
 
-    def hosts(self, model: ModelDigest, *, embedding: bool = False) -> Mapping[NodeId, ResidentModel]:
+    def hosts(self, model: ModelDigest, *, embedding: bool = False) -> Mapping[NodeId, Host]:
         """The nodes, up or draining, that have the model in memory, and how."""
         return self._indexed().hosts.get((model, embedding), _NO_HOSTS)
 
@@ -89,9 +145,13 @@ class View:
         """The nodes, up or draining, that have its manifest on disk."""
         return self._indexed().holders.get(model, _NO_HOLDERS)
 
-    def loaders(self) -> tuple[tuple[float, NodeId], ...]:
-        """The nodes that are up, with the seconds that fetching and loading one byte takes there, fastest first."""
+    def loaders(self) -> tuple[Loader, ...]:
+        """The nodes that are up, those that load fastest first."""
         return self._indexed().loaders
+
+    def loading(self, model: ModelDigest) -> Mapping[NodeId, int]:
+        """The nodes that are up or draining and load it just now, with the bytes it will take there."""
+        return self._indexed().loading.get(model, _NO_LOADING)
 
     def digests_named(self, name: str) -> tuple[ModelDigest, ...]:
         """The models that nodes have under a name, most widespread first (then by digest)."""
@@ -133,17 +193,18 @@ class View:
         sent = {key: count for key, count in self.sent.items() if key[0] != node}
         return self._next(nodes, heard, sent, [_replace(old, known, None) for old in self._index])
 
-    def with_sent(self, node: NodeId, model: ModelDigest, count: int = 1) -> View:
-        """The view after `count` more requests were routed there (fewer, if negative: they have ended)."""
+    def with_sent(self, node: NodeId, model: ModelDigest, prompt_tokens: int) -> View:
+        """The view after a request was routed there."""
         key = (node, model)
-        sent = {**self.sent, key: max(0, self.sent.get(key, 0) + count)}
+        before = self.sent.get(key, _NOTHING_SENT)
+        sent = {**self.sent, key: Sent(before.requests + 1, before.prompt_tokens + prompt_tokens)}
         return self._next(self.nodes, self.heard_at_s, sent, self._index)
 
     def _next(
         self,
         nodes: Mapping[NodeId, NodeReport],
         heard_at_s: Mapping[NodeId, float],
-        sent: Mapping[tuple[NodeId, ModelDigest], int],
+        sent: Mapping[tuple[NodeId, ModelDigest], Sent],
         index: Iterable[_Index],
     ) -> View:
         view = View(nodes, heard_at_s, self.me, sent)
@@ -157,31 +218,35 @@ class View:
 
 
 def _index_of(reports: Iterable[NodeReport]) -> _Index:
-    hosts: dict[ResidentKey, dict[NodeId, ResidentModel]] = {}
+    hosts: dict[ResidentKey, dict[NodeId, Host]] = {}
     holders: dict[ModelDigest, dict[NodeId, HeldModel]] = {}
-    loaders: list[tuple[float, NodeId]] = []
+    loading: dict[ModelDigest, dict[NodeId, int]] = {}
+    loaders: list[Loader] = []
     for report in reports:
-        for key, resident in _resident(report).items():
-            hosts.setdefault(key, {})[report.node] = resident
+        for key, host in _hosts(report).items():
+            hosts.setdefault(key, {})[report.node] = host
         for digest, held in _held(report).items():
             holders.setdefault(digest, {})[report.node] = held
+        for digest, count in _loading(report).items():
+            loading.setdefault(digest, {})[report.node] = count
         loaders += _loader(report)
-    return _Index(hosts, holders, tuple(sorted(loaders)))
+    return _Index(hosts, holders, tuple(sorted(loaders)), loading)
 
 
 def _replace(index: _Index, old: NodeReport | None, new: NodeReport | None) -> _Index:
     """The index with one node's report replaced: work in proportion to what that node has."""
     report = new or old
     assert report is not None  # one of them is there, or nothing would have changed
-    hosts = _replace_rows(index.hosts, report.node, _resident(old), _resident(new))
+    hosts = _replace_rows(index.hosts, report.node, _hosts(old), _hosts(new))
     holders = index.holders
     if old is None or new is None or old.state != new.state or old.held != new.held:
         holders = _replace_rows(index.holders, report.node, _held(old), _held(new))
+    loading = _replace_rows(index.loading, report.node, _loading(old), _loading(new))
     before, after = _loader(old), _loader(new)
     loaders = index.loaders
     if before != after:
         loaders = tuple(sorted([*(loader for loader in loaders if loader[1] != report.node), *after]))
-    return _Index(hosts, holders, loaders)
+    return _Index(hosts, holders, loaders, loading)
 
 
 def _replace_rows(
@@ -205,10 +270,21 @@ def _replace_rows(
     return rows
 
 
-def _resident(report: NodeReport | None) -> dict[ResidentKey, ResidentModel]:
+def _hosts(report: NodeReport | None) -> dict[ResidentKey, Host]:
     if report is None or report.state == "lost":
         return {}
-    return {(resident.digest, resident.embedding): resident for resident in report.resident}
+    return {(resident.digest, resident.embedding): _host(report, resident) for resident in report.resident}
+
+
+def _host(report: NodeReport, resident: ResidentModel, sent: Sent = _NOTHING_SENT) -> Host:
+    speed = resident.prefill_tokens_s or prefill_bytes_s(report) / max(1, resident.size_bytes)
+    if len(report.resident) > 1:
+        speed /= 1 + sum(1 for other in report.resident if other.active and other is not resident)
+    queue_s = (resident.backlog_tokens + sent.prompt_tokens) / speed
+    ahead = resident.active + resident.queued + sent.requests - resident.parallel
+    if ahead >= 0:
+        queue_s = max(queue_s, (ahead + 1) * (resident.mean_job_s or DEFAULT_JOB_S) / resident.parallel)
+    return Host(report, resident, speed, queue_s)
 
 
 def _held(report: NodeReport | None) -> dict[ModelDigest, HeldModel]:
@@ -217,8 +293,29 @@ def _held(report: NodeReport | None) -> dict[ModelDigest, HeldModel]:
     return {held.digest: held for held in report.held}
 
 
-def _loader(report: NodeReport | None) -> list[tuple[float, NodeId]]:
+def _loading(report: NodeReport | None) -> Mapping[ModelDigest, int]:
+    return {} if report is None or report.state == "lost" else report.loading
+
+
+def _loader(report: NodeReport | None) -> list[Loader]:
     if report is None or report.state != "up":
         return []
     link = report.link_bytes_s or DEFAULT_LINK_BYTES_S
-    return [(1 / link + 1 / (report.load_bytes_s or DEFAULT_LOAD_BYTES_S), report.node)]
+    load = report.load_bytes_s or DEFAULT_LOAD_BYTES_S
+    return [Loader(1 / load, report.node, 1 / link, most_room(report), prefill_bytes_s(report))]
+
+
+def prefill_bytes_s(report: NodeReport) -> float:
+    """Weights (bytes) times prompt tokens a second to expect of a node, measured or guessed."""
+    return report.prefill_bytes_s or (DEFAULT_GPU_PREFILL_BYTES_S if report.devices else DEFAULT_CPU_PREFILL_BYTES_S)
+
+
+def most_room(report: NodeReport) -> int:
+    """More bytes than this no load can find on the node, whatever is unloaded for it."""
+    idle = sum(resident.size_bytes for resident in report.resident if is_evictable(resident))
+    return report.ram.free_bytes + sum(device.free_bytes for device in report.devices) + idle
+
+
+def is_evictable(resident: ResidentModel) -> bool:
+    """Whether it may be unloaded for another model."""
+    return not (resident.pinned or resident.active or resident.queued)

@@ -1,0 +1,195 @@
+"""Will a model fit on a node, as numbers: what it takes for a context, what the node has or could free.
+
+This is the cluster's estimate, made from a report; the node itself decides layer by layer when it loads
+(node.fit.place). Where the two differ the node wins, and its refusal comes back as a failed load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from coordinator.view import is_evictable
+from node.fit import ContextShape, ModelShape, estimate
+from node.fit.memory import CONTEXT_STEP_TOKENS
+from node.fit.placement import GPU_RESERVE_BYTES
+from node.report import NodeReport, ResidentModel
+
+# Where no context is asked for, a node takes the longest of its default steps that fits; this is the shortest.
+SMALLEST_DEFAULT_CONTEXT = 4096
+# Layers in RAM make a model so many times slower than layers on a GPU.
+RAM_SLOWDOWN = 10.0
+# Pipelining over several GPUs keeps copies of the inputs on each.
+_SPREAD_COMPUTE = 1.25
+
+How: TypeAlias = Literal["gpu", "partial", "ram", "no"]
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What a model takes: bytes for each place, and how they grow with the context.
+
+    Attributes:
+        file_bytes: to fetch and to read.
+        layer_bytes: weights of all layers, the output layer among them; they can go to GPUs.
+        input_bytes: weights that stay in RAM.
+        kv_bytes: of one token of one sequence, over all layers; `state_bytes` of a sequence, whatever its length.
+        compute_bytes: on each device with a layer, plus `compute_bytes_per_token` of context.
+        host_bytes: in RAM in any case.
+        train_context_tokens: more is never given; 0: unknown.
+    """
+
+    file_bytes: int
+    layer_bytes: int
+    input_bytes: int = 0
+    kv_bytes: int = 0
+    state_bytes: int = 0
+    compute_bytes: int = 0
+    compute_bytes_per_token: int = 0
+    host_bytes: int = 0
+    train_context_tokens: int = 0
+
+    @classmethod
+    def of(cls, shape: ModelShape, base: ContextShape, *, file_bytes: int) -> Footprint:
+        """Sum node.fit's estimate up, layer by layer there, in all here.
+
+        `base`: batch, cache type and kind of context. Compute memory is convex in the context, so the line drawn
+        here between both ends of what the model can do is never too low in between.
+        """
+        longest = max(shape.train_context_tokens, 2 * CONTEXT_STEP_TOKENS)
+        short = estimate(shape, replace(base, context_tokens=CONTEXT_STEP_TOKENS, parallel=1))
+        long = estimate(shape, replace(base, context_tokens=longest, parallel=1))
+        twice = estimate(shape, replace(base, context_tokens=CONTEXT_STEP_TOKENS, parallel=2))
+        span = -(-longest // CONTEXT_STEP_TOKENS) * CONTEXT_STEP_TOKENS - CONTEXT_STEP_TOKENS
+        kv = -(-(sum(long.layers) - sum(short.layers)) // span)
+        compute = -(-(long.compute_bytes - short.compute_bytes) // span)
+        state = sum(twice.layers) - sum(short.layers) - kv * CONTEXT_STEP_TOKENS
+        return cls(
+            file_bytes=file_bytes,
+            layer_bytes=sum(short.layers) - kv * CONTEXT_STEP_TOKENS - state,
+            input_bytes=short.input_bytes,
+            kv_bytes=kv,
+            state_bytes=state,
+            compute_bytes=short.compute_bytes - compute * CONTEXT_STEP_TOKENS,
+            compute_bytes_per_token=compute,
+            host_bytes=short.host_bytes,
+            train_context_tokens=shape.train_context_tokens,
+        )
+
+    def context(self, asked: int | None) -> int:
+        """The context to make room for."""
+        wanted = SMALLEST_DEFAULT_CONTEXT if asked is None else asked
+        return min(wanted, self.train_context_tokens) if self.train_context_tokens else wanted
+
+    def need(self, context_tokens: int, parallel: int) -> Need:
+        """The bytes for a context of that many tokens for each of `parallel` sequences."""
+        padded = -(-context_tokens // CONTEXT_STEP_TOKENS) * CONTEXT_STEP_TOKENS
+        return Need(
+            layer_bytes=self.layer_bytes + (self.kv_bytes * padded + self.state_bytes) * parallel,
+            fixed_bytes=self.input_bytes + self.host_bytes,
+            compute_bytes=self.compute_bytes + self.compute_bytes_per_token * padded,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes of one load: `layer_bytes` anywhere, `fixed_bytes` in RAM, `compute_bytes` on each device with layers."""
+
+    layer_bytes: int
+    fixed_bytes: int
+    compute_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it, on one device."""
+        return self.layer_bytes + self.fixed_bytes + self.compute_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How a load would lie: `how`, the share of its layers on GPUs, and the numbers for people.
+
+    `free_bytes`: over all devices that count, after unloading what may be. `slowdown`: of a part kept in RAM.
+    """
+
+    how: How
+    needed_bytes: int
+    free_bytes: int
+    gpu_share: float = 0.0
+
+    @property
+    def slowdown(self) -> float:
+        """How many times slower it computes than wholly on the node's best device."""
+        return self.gpu_share + (1.0 - self.gpu_share) * RAM_SLOWDOWN if self.how == "partial" else 1.0
+
+
+def fit(report: NodeReport, need: Need, *, freed: Iterable[ResidentModel] = ()) -> Fit:
+    """Say how the node could hold a load, with the models in `freed` unloaded and those in `loading` there.
+
+    1. Wholly on one GPU, or spread over all. 2. Without GPUs: in RAM. 3. Partly on GPUs, the rest in RAM.
+    4. Wholly in RAM although there are GPUs, as "partial" with none of its layers on them. 5. Not at all.
+    """
+    gpu_gain = ram_gain = 0
+    for resident in freed:
+        gpu_gain += resident.gpu_bytes
+        ram_gain += resident.size_bytes - resident.gpu_bytes
+    arriving = sum(report.loading.values()) if report.loading else 0
+    if not report.devices:
+        free = report.ram.free_bytes + gpu_gain + ram_gain - arriving
+        return Fit("ram" if need.total_bytes <= free else "no", need.total_bytes, max(0, free))
+    ram = report.ram.free_bytes + ram_gain
+    shared = any(device.shares_ram for device in report.devices)
+    rooms = [max(0, device.free_bytes - GPU_RESERVE_BYTES) for device in report.devices]
+    # What an unloaded model gives back lies on some GPU; which one the report does not say. One GPU is the usual case.
+    best, total = max(rooms) + gpu_gain - arriving, sum(rooms) + gpu_gain - arriving
+    if shared:
+        ram += gpu_gain - arriving
+        best, total = min(best, ram - need.fixed_bytes), min(total, ram - need.fixed_bytes)
+    free = max(0, total if shared else total + ram)
+    on_gpu = need.layer_bytes + need.compute_bytes
+    spread = need.layer_bytes + int(need.compute_bytes * _SPREAD_COMPUTE) * len(rooms)
+    if need.fixed_bytes <= ram and (on_gpu <= best or (len(rooms) > 1 and spread <= total)):
+        return Fit("gpu", need.total_bytes, free, 1.0)
+    room = max(0, total - need.compute_bytes)
+    share = min(1.0, room / need.layer_bytes) if need.layer_bytes else 0.0
+    in_ram = need.fixed_bytes + need.compute_bytes + need.layer_bytes - (0 if shared else int(need.layer_bytes * share))
+    if in_ram <= ram:
+        return Fit("partial", need.total_bytes, free, share)
+    return Fit("no", need.total_bytes, free)
+
+
+def choose_victims(
+    report: NodeReport, need: Need, *, going: tuple[ResidentModel, ...] = ()
+) -> tuple[Fit, tuple[ResidentModel, ...]]:
+    """Unload as little as lets the load run at full speed, least recently used first; failing that, at any speed.
+
+    `going`: these are unloaded in any case. Returns: how it fits then, and what has to go besides; nothing goes
+    where nothing helps.
+    """
+    now = fit(report, need, freed=going)
+    if now.how in ("gpu", "ram") or not report.resident:
+        return now, ()
+    idle = [resident for resident in report.resident if is_evictable(resident) and resident not in going]
+    idle.sort(key=lambda resident: (-resident.idle_s, resident.digest))
+    fallback: tuple[Fit, tuple[ResidentModel, ...]] | None = (now, ()) if now.how == "partial" else None
+    for count in range(1, len(idle) + 1):
+        freed = tuple(idle[:count])
+        found = fit(report, need, freed=going + freed)
+        if found.how in ("gpu", "ram"):
+            return found, _needed_ones(report, need, going, freed, found.how)
+        if found.how == "partial" and fallback is None:
+            fallback = (found, freed)
+    return fallback or (fit(report, need, freed=(*going, *idle)), ())
+
+
+def _needed_ones(
+    report: NodeReport, need: Need, going: tuple[ResidentModel, ...], freed: tuple[ResidentModel, ...], how: How
+) -> tuple[ResidentModel, ...]:
+    """Spare those that turned out too small to matter."""
+    kept = list(freed)
+    for resident in freed:
+        others = [other for other in kept if other is not resident]
+        if fit(report, need, freed=(*going, *others)).how == how:
+            kept = others
+    return tuple(kept)
