@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 
 from coordinator.cost import RouteRequest
-from coordinator.memory import Footprint
 from coordinator.view import (
     DeviceReport,
     HeldModel,
@@ -16,7 +15,8 @@ from coordinator.view import (
     ResidentModel,
     View,
 )
-from node.identity.ids import NodeId
+from node.footprint import Footprint
+from node.identity import NodeId
 
 GIB = 1 << 30
 MODEL_GIB = (0.4, 0.9, 2.0, 4.7, 8.9, 20.0)

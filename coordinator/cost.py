@@ -9,8 +9,9 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from coordinator.memory import Fit, Footprint, choose_victims
+from coordinator.memory import Fit, choose_victims
 from coordinator.view import DEFAULT_LINK_BYTES_S, DEFAULT_LOAD_BYTES_S, Host, View, prefill_bytes_s
+from node.footprint import Footprint
 from node.report import HeldModel, ModelDigest, NodeReport, PrefixHash, ResidentModel
 
 # A kept mutual-TLS stream between two daemons on a LAN.
@@ -42,7 +43,7 @@ class RouteRequest:
         model: its manifest's digest. `embedding`: to embed texts, which takes a context of its own kind.
         prompt_tokens: estimated. `prefix_hashes`, `prefix_tokens`: its fingerprint (node.fingerprint), in order.
         context_tokens, parallel: asked for; None: whatever the node thinks right.
-        footprint: None: not known here, so the model can only be served where it is in memory.
+        footprint: None: as one of the model's holders has told; if none has, only nodes that have it in memory can.
         excluded: nodes not to be asked (they have just failed, or refused). `only`: no others; empty: all.
     """
 

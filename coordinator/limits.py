@@ -76,7 +76,7 @@ class _Account:
     last_used_s: float = 0.0
     elsewhere: dict[NodeId, TokenUse] = field(default_factory=dict)
     # Use elsewhere that was told before this node met the token, and when: taken out of its buckets once there are.
-    owed: TokenUse = TokenUse()
+    owed: TokenUse = field(default_factory=TokenUse)
     owed_at_s: float = 0.0
 
     def charge(self, requests: int, tokens: int, now_s: float) -> None:
@@ -103,7 +103,7 @@ class LimitTable:
         The tokens of an answer are not known before; they are taken out as they come (`spend`), possibly to below
         zero, and the next request then waits.
         """
-        account = self._account(token, now_s)
+        account = self._account(token)
         parallel = limits.max_parallel
         if parallel is not None and account.active + sum(use.active for use in account.elsewhere.values()) >= parallel:
             return Limited("max_parallel", parallel, 1)
@@ -122,6 +122,7 @@ class LimitTable:
             if tokens.level < wanted:
                 return _limited("tokens_per_minute", limits.tokens_per_minute, wanted - tokens.level)
         account.active += 1
+        account.last_used_s = now_s
         account.used_requests += 1
         if requests is not None:
             requests.level -= 1
@@ -130,12 +131,15 @@ class LimitTable:
 
     def spend(self, token: str, tokens: int, now_s: float) -> None:
         """Take generated tokens (or a correction of the prompt's estimate) out."""
-        self._spend(self._account(token, now_s), tokens)
+        account = self._account(token)
+        account.last_used_s = now_s
+        self._spend(account, tokens)
 
     def release(self, token: str, now_s: float) -> None:
         """An admitted request has ended, however."""
-        account = self._account(token, now_s)
+        account = self._account(token)
         account.active = max(0, account.active - 1)
+        account.last_used_s = now_s
 
     def report(self, now_s: float, *, within_s: float = 2 * _MINUTE_S) -> dict[str, TokenUse]:
         """What to tell the other nodes: every token used lately or in use, most recently used first, bounded."""
@@ -150,7 +154,7 @@ class LimitTable:
     def heard(self, node: NodeId, uses: dict[str, TokenUse], now_s: float) -> None:
         """Take in what another node has told: the difference to what it told before."""
         for token, use in uses.items():
-            account = self._account(token, now_s)
+            account = self._account(token)
             before = account.elsewhere.get(node)
             account.elsewhere[node] = use
             if before is None:
@@ -170,7 +174,7 @@ class LimitTable:
         """A node is lost: nothing of a token runs there any more."""
         self.heard(node, {}, 0.0)
 
-    def _account(self, token: str, now_s: float) -> _Account:
+    def _account(self, token: str) -> _Account:
         account = self._accounts.get(token)
         if account is None:
             account = self._accounts[token] = _Account()
@@ -179,7 +183,6 @@ class LimitTable:
                 if idle is not None and idle != token:
                     del self._accounts[idle]
         self._accounts.move_to_end(token)
-        account.last_used_s = now_s
         return account
 
     def _spend(self, account: _Account, tokens: int) -> None:

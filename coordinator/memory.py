@@ -7,103 +7,23 @@ This is the cluster's estimate, made from a report; the node itself decides laye
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from coordinator.view import is_evictable
-from node.fit import ContextShape, ModelShape, estimate
-from node.fit.memory import CONTEXT_STEP_TOKENS
-from node.fit.placement import GPU_RESERVE_BYTES
+from node.footprint import Footprint, Need
 from node.report import NodeReport, ResidentModel
 
-# Where no context is asked for, a node takes the longest of its default steps that fits; this is the shortest.
-SMALLEST_DEFAULT_CONTEXT = 4096
+# What a driver's context and its scratch memory take beside llama.cpp's buffers, as in node.fit.
+GPU_RESERVE_BYTES = 512 << 20
 # Layers in RAM make a model so many times slower than layers on a GPU.
 RAM_SLOWDOWN = 10.0
 # Pipelining over several GPUs keeps copies of the inputs on each.
 _SPREAD_COMPUTE = 1.25
 
+__all__ = ["Fit", "Footprint", "How", "Need", "choose_victims", "fit"]
+
 How: TypeAlias = Literal["gpu", "partial", "ram", "no"]
-
-
-@dataclass(frozen=True, slots=True)
-class Footprint:
-    """What a model takes: bytes for each place, and how they grow with the context.
-
-    Attributes:
-        file_bytes: to fetch and to read.
-        layer_bytes: weights of all layers, the output layer among them; they can go to GPUs.
-        input_bytes: weights that stay in RAM.
-        kv_bytes: of one token of one sequence, over all layers; `state_bytes` of a sequence, whatever its length.
-        compute_bytes: on each device with a layer, plus `compute_bytes_per_token` of context.
-        host_bytes: in RAM in any case.
-        train_context_tokens: more is never given; 0: unknown.
-    """
-
-    file_bytes: int
-    layer_bytes: int
-    input_bytes: int = 0
-    kv_bytes: int = 0
-    state_bytes: int = 0
-    compute_bytes: int = 0
-    compute_bytes_per_token: int = 0
-    host_bytes: int = 0
-    train_context_tokens: int = 0
-
-    @classmethod
-    def of(cls, shape: ModelShape, base: ContextShape, *, file_bytes: int) -> Footprint:
-        """Sum node.fit's estimate up, layer by layer there, in all here.
-
-        `base`: batch, cache type and kind of context. Compute memory is convex in the context, so the line drawn
-        here between both ends of what the model can do is never too low in between.
-        """
-        longest = max(shape.train_context_tokens, 2 * CONTEXT_STEP_TOKENS)
-        short = estimate(shape, replace(base, context_tokens=CONTEXT_STEP_TOKENS, parallel=1))
-        long = estimate(shape, replace(base, context_tokens=longest, parallel=1))
-        twice = estimate(shape, replace(base, context_tokens=CONTEXT_STEP_TOKENS, parallel=2))
-        span = -(-longest // CONTEXT_STEP_TOKENS) * CONTEXT_STEP_TOKENS - CONTEXT_STEP_TOKENS
-        kv = -(-(sum(long.layers) - sum(short.layers)) // span)
-        compute = -(-(long.compute_bytes - short.compute_bytes) // span)
-        state = sum(twice.layers) - sum(short.layers) - kv * CONTEXT_STEP_TOKENS
-        return cls(
-            file_bytes=file_bytes,
-            layer_bytes=sum(short.layers) - kv * CONTEXT_STEP_TOKENS - state,
-            input_bytes=short.input_bytes,
-            kv_bytes=kv,
-            state_bytes=state,
-            compute_bytes=short.compute_bytes - compute * CONTEXT_STEP_TOKENS,
-            compute_bytes_per_token=compute,
-            host_bytes=short.host_bytes,
-            train_context_tokens=shape.train_context_tokens,
-        )
-
-    def context(self, asked: int | None) -> int:
-        """The context to make room for."""
-        wanted = SMALLEST_DEFAULT_CONTEXT if asked is None else asked
-        return min(wanted, self.train_context_tokens) if self.train_context_tokens else wanted
-
-    def need(self, context_tokens: int, parallel: int) -> Need:
-        """The bytes for a context of that many tokens for each of `parallel` sequences."""
-        padded = -(-context_tokens // CONTEXT_STEP_TOKENS) * CONTEXT_STEP_TOKENS
-        return Need(
-            layer_bytes=self.layer_bytes + (self.kv_bytes * padded + self.state_bytes) * parallel,
-            fixed_bytes=self.input_bytes + self.host_bytes,
-            compute_bytes=self.compute_bytes + self.compute_bytes_per_token * padded,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Need:
-    """Bytes of one load: `layer_bytes` anywhere, `fixed_bytes` in RAM, `compute_bytes` on each device with layers."""
-
-    layer_bytes: int
-    fixed_bytes: int
-    compute_bytes: int
-
-    @property
-    def total_bytes(self) -> int:
-        """All of it, on one device."""
-        return self.layer_bytes + self.fixed_bytes + self.compute_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,7 @@ class FairQueue:
     def remove(self, ticket: Ticket) -> bool:
         """The client went away, or was displaced; False: it does not wait (any more).
 
-        Its later requests move up, so that giving up costs nobody a turn.
+        A client's newest request gives its share of a turn back; an older one's is lost, as if it had been served.
         """
         client = self._clients.get(ticket.client)
         if client is None or ticket not in client.waiting:
@@ -190,10 +190,13 @@ class FairQueue:
         return self._clients[max(busy)[1]].waiting[-1] if busy else None
 
     def _forget_idle(self) -> None:
-        """Drop clients that no longer matter: nothing waits, and their share is used up by now."""
-        if len(self._clients) > 2 * self._limit + 64 or not len(self):
-            self._clients = {
-                name: client
-                for name, client in self._clients.items()
-                if client.waiting or client.finish > self._virtual
-            }
+        """Once nobody waits, all claims are settled: what a client had in a quiet time is not held against it."""
+        if not len(self):
+            self._virtual = max((client.finish for client in self._clients.values()), default=self._virtual)
+            self._clients.clear()
+            self._heap.clear()
+            self._gone.clear()
+        elif len(self._clients) > 2 * self._limit + 64:
+            settled = [n for n, c in self._clients.items() if not c.waiting and c.finish <= self._virtual]
+            for name in settled:
+                del self._clients[name]

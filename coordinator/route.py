@@ -7,7 +7,7 @@ the coordinator's to order (`coordinator.placement`); a route that says "load" s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
@@ -21,8 +21,8 @@ from coordinator.cost import (
     loading_terms,
     resident_terms,
 )
-from coordinator.memory import Footprint
 from coordinator.view import Host, View, is_evictable
+from node.footprint import Footprint
 from node.report import NodeReport
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def choose_route(view: View, request: RouteRequest) -> Route | Refusal:
     2. Nodes that would have to load it, if one of them could be faster even so: fastest loaders first, as long as
        the bytes alone do not take longer than what has been found.
     """
+    request = _informed(view, request)
     hosts = view.hosts(request.model, embedding=request.embedding)
     found: list[Candidate] = []
     limit_s = float("inf")
@@ -127,6 +128,7 @@ def choose_route(view: View, request: RouteRequest) -> Route | Refusal:
 
 def consider(view: View, request: RouteRequest) -> tuple[list[Candidate], list[Unfit]]:
     """Work out every node, for people who ask why: those that could, best first as `choose_route` orders them."""
+    request = _informed(view, request)
     could: list[Candidate] = []
     unfit: list[Unfit] = []
     hosts = view.hosts(request.model, embedding=request.embedding)
@@ -148,6 +150,13 @@ def consider(view: View, request: RouteRequest) -> tuple[list[Candidate], list[U
             could.remove(first)
             could.insert(0, first)
     return could, unfit
+
+
+def _informed(view: View, request: RouteRequest) -> RouteRequest:
+    """The request with what the model takes, where one of its holders has told."""
+    if request.footprint is None and (known := view.footprint(request.model)):
+        return replace(request, footprint=known)
+    return request
 
 
 def _is_wanted(node: NodeId, request: RouteRequest) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
+from node.footprint import Footprint
 from node.report import (
     DeviceReport,
     HeldModel,
@@ -33,6 +34,7 @@ Value = TypeVar("Value")
 
 __all__ = [
     "DeviceReport",
+    "Footprint",
     "HeldModel",
     "Host",
     "Loader",
@@ -153,6 +155,10 @@ class View:
         """The nodes that are up or draining and load it just now, with the bytes it will take there."""
         return self._indexed().loading.get(model, _NO_LOADING)
 
+    def footprint(self, model: ModelDigest) -> Footprint | None:
+        """What the model takes, as one of those that hold it has told."""
+        return next((held.footprint for held in self.holders(model).values() if held.footprint), None)
+
     def digests_named(self, name: str) -> tuple[ModelDigest, ...]:
         """The models that nodes have under a name, most widespread first (then by digest)."""
         found: dict[ModelDigest, int] = {}
@@ -169,6 +175,7 @@ class View:
         heard = {**self.heard_at_s, report.node: heard_at_s}
         if known is not None and not report.is_newer_than(known):
             return self._next(self.nodes, heard, self.sent, self._index)
+        report = report.completed(known) if known is not None else report
         nodes = {**self.nodes, report.node: report}
         # What was sent there before is in its own counts now.
         sent = {key: count for key, count in self.sent.items() if key[0] != report.node} if self.sent else self.sent
@@ -177,11 +184,12 @@ class View:
     def with_state(self, node: NodeId, state: NodeState) -> View:
         """The view after this machine has found out by itself that a node is lost (or back)."""
         known = self.nodes.get(node)
-        if known is None or known.state == state:
-            return self
-        report = replace(known, state=state)
-        index = [_replace(old, known, report) for old in self._index]
-        return self._next({**self.nodes, node: report}, self.heard_at_s, self.sent, index)
+        return self if known is None or known.state == state else self.corrected(replace(known, state=state))
+
+    def corrected(self, report: NodeReport) -> View:
+        """The view with a node's report replaced by what this machine knows better, however new it is."""
+        index = [_replace(old, self.nodes.get(report.node), report) for old in self._index]
+        return self._next({**self.nodes, report.node: report}, self.heard_at_s, self.sent, index)
 
     def without(self, node: NodeId) -> View:
         """The view without a node that has left the cluster."""

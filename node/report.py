@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, NewType, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
+from node.footprint import Footprint
+
 if TYPE_CHECKING:
     from node.identity import NodeId
 else:
@@ -90,12 +92,16 @@ class ResidentModel(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class HeldModel(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A model whose manifest is on this node's disk, and how much of its layers: `present_bytes` of `size_bytes`."""
+    """A model whose manifest is on this node's disk, and how much of its layers: `present_bytes` of `size_bytes`.
+
+    `footprint` None: its weights are not there yet, or it has none that could be loaded.
+    """
 
     digest: ModelDigest
     name: Text
     size_bytes: Count
     present_bytes: Count
+    footprint: Footprint | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -121,7 +127,7 @@ class NodeReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
         ready_at: Unix time at which the machine was last booted (0: unknown): the steadier machine is the better head.
         devices: GPUs; none: it computes on its CPU.
         resident: in memory. `loading`: on their way there, with the bytes they will take.
-        held: on disk.
+        held: on disk. `held_unchanged`: left out, it is as it was in the report before; see `without_held`.
         link_bytes_s: measured speed at which it receives blobs from the others; `load_bytes_s`: from its disk to
             its devices. 0: not measured yet.
         prefill_bytes_s: prompt tokens a second times bytes of weights, over all that ran: what to expect of a model
@@ -149,6 +155,7 @@ class NodeReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     resident: Annotated[tuple[ResidentModel, ...], Meta(max_length=MAX_RESIDENT)] = ()
     loading: Annotated[dict[ModelDigest, Count], Meta(max_length=MAX_RESIDENT)] = {}
     held: Annotated[tuple[HeldModel, ...], Meta(max_length=MAX_HELD_MODELS)] = ()
+    held_unchanged: bool = False
     link_bytes_s: Amount = 0.0
     load_bytes_s: Amount = 0.0
     prefill_bytes_s: Amount = 0.0
@@ -163,6 +170,14 @@ class NodeReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def is_newer_than(self, other: NodeReport) -> bool:
         """Whether this one was written after `other`, a report of the same node that may have overtaken it."""
         return (self.started_at, self.sequence) > (other.started_at, other.sequence)
+
+    def without_held(self) -> NodeReport:
+        """The report for somebody who knows what is held: a heartbeat should not carry a list of hundreds."""
+        return msgspec.structs.replace(self, held=(), held_unchanged=True)
+
+    def completed(self, known: NodeReport) -> NodeReport:
+        """A report without the list of what is held, completed from the one before it."""
+        return msgspec.structs.replace(self, held=known.held, held_unchanged=False) if self.held_unchanged else self
 
 
 encode_report = msgspec.msgpack.Encoder().encode

@@ -1,0 +1,172 @@
+"""Which node is head of the Ray cluster: everyone decides alone, from what it hears, and all come to the same.
+
+Pure, time passed in. A head claims a generation; the claim (generation, head) is totally ordered, the higher one
+wins, and a generation's number is never used again. So it does not matter that two halves of a cut network may both
+have a head for a while: placement is soft state, each half places on its own machines, and when the cut heals
+everybody follows the higher claim. Nobody needs a quorum to go on serving; a minority only waits longer before it
+forms a cluster of its own, so that a flapping link at the edge does not upset the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from node.report import NodeReport
+
+if TYPE_CHECKING:
+    from node.identity import NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long to be sure before acting.
+
+    Attributes:
+        settle_s: a better claim is followed, and a lost head given up, only after so long.
+        patience_s: what a minority of the last generation waits instead: its machines were probably switched off.
+        forming_s: a node that should form a cluster and has not done so by then is passed over,
+        forgiven_s: for that long.
+    """
+
+    settle_s: float = 1.0
+    patience_s: float = 60.0
+    forming_s: float = 20.0
+    forgiven_s: float = 300.0
+
+
+class Claim(NamedTuple):
+    """A generation and its head; the higher one is followed."""
+
+    generation: int
+    head: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """No other node can be reached: serve with what is here. A head keeps its session, the others may come back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Change nothing: `for_node` is about to form a cluster, or this machine is not sure yet (None)."""
+
+    for_node: NodeId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Take part in this cluster: join it, or stay in it."""
+
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Become head of this new generation."""
+
+    generation: int
+
+
+Decision: TypeAlias = Alone | Wait | Follow | Form
+
+
+def rank(report: NodeReport) -> tuple[object, ...]:
+    """Order of preference for a head, smallest first.
+
+    1. What the operator prefers. 2. Linux (Ray is experimental elsewhere). 3. Not on battery. 4. Up for longest,
+    the machine first and then the daemon. 5. By id.
+    """
+    return (
+        -report.head_preference,
+        report.platform != "linux",
+        report.on_battery,
+        report.ready_at or report.started_at,
+        report.started_at,
+        report.node,
+    )
+
+
+@dataclass(slots=True)
+class Election:
+    """One node's part in it. `highest` is the highest generation ever heard of, to be kept over restarts."""
+
+    me: NodeId
+    timing: Timing = field(default_factory=Timing)
+    highest: int = 0
+    following: Claim | None = None
+    _members: frozenset[NodeId] = frozenset()
+    _headless_since_s: float | None = None
+    _better: tuple[Claim, float] | None = None
+    _expected: tuple[NodeId, float] | None = None
+    _passed_over: dict[NodeId, float] = field(default_factory=dict)
+
+    def decide(self, nodes: Mapping[NodeId, NodeReport], now_s: float) -> Decision:
+        """Say what to do, given the reports of all nodes that can be reached now, mine included.
+
+        1. A claim that is heard is followed, the highest one first; a change of claim must last `settle_s`.
+        2. None, and nobody else is there: alone, unless this node is a head itself.
+        3. None for `settle_s` (`patience_s` where most of the last generation is missing): the best-ranked node
+           forms a new generation; the others wait for it, and pass it over if it does not.
+
+        My own report counts as a claim while it says `head`.
+        """
+        up = {node: report for node, report in nodes.items() if report.state != "lost"}
+        claims = {Claim(report.generation, node) for node, report in up.items() if report.head and report.generation}
+        heard = [report.generation for report in up.values()]
+        self.highest = max([self.highest, *heard])
+        if claims:
+            return self._follow(max(claims), claims, up, now_s)
+        self._better = None
+        others = [report for node, report in up.items() if node != self.me]
+        if not others:
+            self._headless_since_s = None
+            self._expected = None
+            return Alone()
+        return self._headless(up, now_s)
+
+    def _follow(
+        self, best: Claim, claims: Collection[Claim], up: Mapping[NodeId, NodeReport], now_s: float
+    ) -> Decision:
+        self._headless_since_s = self._expected = None
+        if self.following is not None and self.following in claims and best != self.following:
+            if self._better is None or self._better[0] != best:
+                self._better = (best, now_s)
+            if now_s - self._better[1] < self.timing.settle_s:
+                return Follow(self.following)
+        self._better = None
+        self.following = best
+        # Who belongs to the generation, for judging later whether most of it is still there.
+        together = {node for node, report in up.items() if report.generation == best.generation}
+        self._members = frozenset(together | {self.me, best.head})
+        return Follow(best)
+
+    def _headless(self, up: Mapping[NodeId, NodeReport], now_s: float) -> Decision:
+        if self._headless_since_s is None:
+            self._headless_since_s = now_s
+        self._passed_over = {node: until for node, until in self._passed_over.items() if until > now_s}
+        willing = [report for report in up.values() if report.head_preference >= 0 and report.state == "up"]
+        leader = min((report for report in willing if report.node not in self._passed_over), key=rank, default=None)
+        if leader is None:
+            self._expected = None
+            return Wait()
+        present = len(self._members & up.keys())
+        # Half counts as most: of two machines the one that is left must go on.
+        is_minority = 2 * present < len(self._members)
+        patience_s = self.timing.patience_s if is_minority else self.timing.settle_s
+        if now_s - self._headless_since_s < patience_s:
+            return Wait()
+        if leader.node == self.me:
+            self._expected = None
+            return Form(self.highest + 1)
+        if self._expected is None or self._expected[0] != leader.node:
+            self._expected = (leader.node, now_s)
+        elif now_s - self._expected[1] >= self.timing.forming_s:
+            self._passed_over[leader.node] = now_s + self.timing.forgiven_s
+            self._expected = None
+        return Wait(leader.node)
+
+    def could_not_form(self, now_s: float) -> None:
+        """My own attempt failed: let others try before I do again."""
+        self._passed_over[self.me] = now_s + self.timing.forgiven_s

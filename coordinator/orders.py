@@ -1,0 +1,166 @@
+"""What the owner of placement hears (`PlacementEvent`) and what it wants done (`Order`): values that travel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from coordinator.cost import RouteRequest
+from coordinator.route import Refusal
+from node.report import ModelDigest, NodeReport
+
+if TYPE_CHECKING:
+    from node.identity import NodeId
+
+LoadReason: TypeAlias = Literal["asked", "busy", "pinned", "drained"]
+UnloadReason: TypeAlias = Literal["room", "given_back", "drained"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """A node's newest report."""
+
+    report: NodeReport
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLost:
+    """A node can't be reached any more, or has left."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A daemon has a request for a model that no node can serve at once, and waits for a place, until `deadline_s`.
+
+    `ask` is its own id for this, and comes back in `Placed` or `Refused`, once.
+    """
+
+    ask: str
+    request: RouteRequest
+    deadline_s: float
+    keep_alive_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """Nobody waits for the answer to this ask any more."""
+
+    ask: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """A node could not carry a `Load` out; `message` is meant for people."""
+
+    node: NodeId
+    model: ModelDigest
+    message: str
+    embedding: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A model is to stay in memory: on these nodes, or (none named) on one that the coordinator chooses."""
+
+    request: RouteRequest
+    nodes: frozenset[NodeId] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Unpin:
+    """A model may leave again."""
+
+    model: ModelDigest
+    embedding: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Take a node out of service: what is used there moves elsewhere first."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Undrain:
+    """The node takes work again."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed; about once a second."""
+
+
+PlacementEvent: TypeAlias = Reported | NodeLost | Asked | Withdrawn | LoadFailed | Pin | Unpin | Drain | Undrain | Tick
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Bring a model into memory on a node. `keep_alive_s` None: as the node's settings say."""
+
+    node: NodeId
+    model: ModelDigest
+    reason: LoadReason
+    embedding: bool = False
+    context_tokens: int | None = None
+    parallel: int | None = None
+    keep_alive_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unload:
+    """Take a model out of memory on a node, as soon as nothing uses it."""
+
+    node: NodeId
+    model: ModelDigest
+    reason: UnloadReason
+    embedding: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SetPinned:
+    """Tell a node to keep a model whatever else asks for its room, or no longer."""
+
+    node: NodeId
+    model: ModelDigest
+    pinned: bool
+    embedding: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SetDraining:
+    """Tell a node that it takes no new work, or does again; it says so in its reports."""
+
+    node: NodeId
+    draining: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """Nothing is left on a node that is being drained."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """The answer to an ask: the model is in memory on this node."""
+
+    ask: str
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The answer to an ask that can't be met. `message`: of the last load that failed for it, or ""."""
+
+    ask: str
+    refusal: Refusal
+    message: str = ""
+
+
+Order: TypeAlias = Load | Unload | SetPinned | SetDraining | Drained | Placed | Refused

@@ -1,0 +1,464 @@
+"""Which models are in memory where: the single owner of that decision. Events in, orders out, nothing waits inside.
+
+Pure, time passed in; the actor around it carries orders to the nodes and brings their reports back. Its state is
+soft: a new `Placement` learns everything but pins and open asks from the reports of one second, and whoever asked
+asks again. Every node keeps its own timers: a model nobody asks for leaves by its node's keep-alive, not by order
+from here. What is decided here is what one node can't know: where to load, when a second copy pays, who makes room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace as replace_report
+
+from coordinator.cost import RouteRequest, can_serve, loading_terms
+from coordinator.orders import (
+    Asked,
+    Drain,
+    Drained,
+    Load,
+    LoadFailed,
+    LoadReason,
+    NodeLost,
+    Order,
+    Pin,
+    Placed,
+    PlacementEvent,
+    Refused,
+    Reported,
+    SetDraining,
+    SetPinned,
+    Tick,
+    Undrain,
+    Unload,
+    Unpin,
+    Withdrawn,
+)
+from coordinator.route import Refusal, Route, choose_route
+from coordinator.view import ResidentKey, View, is_evictable
+from node.report import NodeReport
+
+if TYPE_CHECKING:
+    from node.identity import NodeId
+
+FOREVER_S = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long things may take, and how long a state must last before it is acted on, in seconds.
+
+    Attributes:
+        unseen_load_s: an ordered load that no report has shown by then has been lost.
+        failed_s: a node is not asked again for a model that failed to load there.
+        busy_s: queueing has to cost more than loading for that long before a second copy is made, and
+        spare_s: a copy has to be superfluous for that long before it is given back.
+        repeat_s: an order that has had no visible effect is given again.
+    """
+
+    unseen_load_s: float = 30.0
+    failed_s: float = 60.0
+    busy_s: float = 2.0
+    spare_s: float = 60.0
+    repeat_s: float = 5.0
+
+
+# A copy is superfluous while the others would have this share of their sequences busy at most.
+SPARE_OCCUPANCY = 0.5
+
+
+@dataclass(slots=True)
+class _Load:
+    """A load that was ordered and is not done."""
+
+    request: RouteRequest
+    reason: LoadReason
+    ordered_at_s: float
+    victims: frozenset[ResidentKey]
+    seen: bool = False
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is remembered of a model beside the reports."""
+
+    busy_since_s: float | None = None
+    spare_since_s: float | None = None
+    copies: set[NodeId] = field(default_factory=set)  # loaded because the others were busy
+    failures: dict[NodeId, tuple[float, str]] = field(default_factory=dict)
+
+
+class Placement:
+    """Give every event to `on`, in order, and carry its orders out, in order."""
+
+    def __init__(self, me: NodeId, patience: Patience | None = None) -> None:
+        """Know nothing yet."""
+        self._patience = patience or Patience()
+        self._reports: dict[NodeId, NodeReport] = {}
+        # The reports as they will be once everything ordered is done; decisions are made on this.
+        self._view = View({}, {}, me)
+        self._asks: dict[str, Asked] = {}
+        self._loads: dict[tuple[NodeId, ResidentKey], _Load] = {}
+        self._known: dict[ResidentKey, _Known] = {}
+        self._pins: dict[ResidentKey, Pin] = {}
+        self._draining: set[NodeId] = set()
+        self._drained: set[NodeId] = set()
+        self._repeats: dict[Order, float] = {}
+
+    @property
+    def view(self) -> View:
+        """The cluster as it will be once everything ordered is done."""
+        return self._view
+
+    def on(self, event: PlacementEvent, now_s: float) -> list[Order]:
+        """Take an event in and say what is to be done now.
+
+        1. A new ask: served at once where it can be, otherwise by the one load for its model, which is ordered where
+           the request could begin soonest; unloading what has to go for it comes before.
+        2. A report: loads that it shows as done answer everybody who waited for them.
+        3. A failed load or a lost node: the asks are placed elsewhere, or refused where nobody can.
+        4. A pin, a drain: carried out at each report and tick until the reports show it done.
+        5. A tick: deadlines, second copies for models whose queue costs more than a load, copies given back.
+        """
+        match event:
+            case Reported(report):
+                return self._reported(report, now_s)
+            case NodeLost(node):
+                return self._lost(node, now_s)
+            case Asked():
+                self._asks[event.ask] = event
+                return self._place([event], now_s)
+            case Withdrawn(ask):
+                self._asks.pop(ask, None)
+                return []
+            case LoadFailed():
+                return self._failed(event, now_s)
+            case Pin(request):
+                self._pins[_key(request)] = event
+                return self._keep_pins(now_s)
+            case Unpin(model, embedding):
+                self._pins.pop((model, embedding), None)
+                return self._keep_pins(now_s)
+            case Drain(node):
+                self._draining.add(node)
+                return self._empty_drained(now_s)
+            case Undrain(node):
+                self._draining.discard(node)
+                self._drained.discard(node)
+                return [SetDraining(node, draining=False)]
+            case Tick():
+                return self._tick(now_s)
+
+    # Reports and what they change
+
+    def _reported(self, report: NodeReport, now_s: float) -> list[Order]:
+        known = self._reports.get(report.node)
+        if known is not None:
+            if not report.is_newer_than(known):
+                return []
+            report = report.completed(known)
+        if report.state == "lost":
+            return self._lost(report.node, now_s)
+        self._reports[report.node] = report
+        if report.state == "draining" and report.node not in self._draining:
+            self._draining.add(report.node)  # by its own decision: it shuts down or goes to sleep
+        resident = {(model.digest, model.embedding): model for model in report.resident}
+        for node, key in list(self._loads):
+            if node == report.node:
+                load = self._loads[node, key]
+                load.seen = load.seen or key[0] in report.loading
+                if key in resident and can_serve(load.request, resident[key]):
+                    del self._loads[node, key]
+        self._foresee(report.node)
+        orders = self._answer(now_s)
+        return orders + self._keep_pins(now_s) + self._empty_drained(now_s)
+
+    def _lost(self, node: NodeId, now_s: float) -> list[Order]:
+        self._reports.pop(node, None)
+        self._drained.discard(node)
+        self._view = self._view.without(node)
+        for at in [at for at in self._loads if at[0] == node]:
+            del self._loads[at]
+        for known in self._known.values():
+            known.copies.discard(node)
+        return self._place(list(self._asks.values()), now_s) + self._keep_pins(now_s)
+
+    def _foresee(self, node: NodeId) -> None:
+        """Put a node into the view as it will be: ordered loads take their room, their victims are gone."""
+        report = self._reports.get(node)
+        if report is None:
+            return
+        gone: set[ResidentKey] = set()
+        loading = dict(report.loading)
+        for (there, key), load in self._loads.items():
+            if there == node:
+                gone |= load.victims
+                footprint = load.request.footprint
+                if footprint is not None and not any(key == (m.digest, m.embedding) for m in report.resident):
+                    need = footprint.need(footprint.context(load.request.context_tokens), load.request.parallel or 1)
+                    loading.setdefault(key[0], need.total_bytes)
+        freed = [model for model in report.resident if (model.digest, model.embedding) in gone]
+        gpu = sum(model.gpu_bytes for model in freed)
+        ram = sum(model.size_bytes - model.gpu_bytes for model in freed)
+        devices = report.devices
+        if devices and gpu:
+            first = replace_report(devices[0], free_bytes=devices[0].free_bytes + gpu)
+            devices = (first, *devices[1:])
+        expected = replace_report(
+            report,
+            state="draining" if node in self._draining else report.state,
+            resident=tuple(model for model in report.resident if model not in freed),
+            loading=loading,
+            devices=devices,
+            ram=replace_report(report.ram, free_bytes=report.ram.free_bytes + ram),
+        )
+        self._view = self._view.corrected(expected)
+
+    # Asks
+
+    def _answer(self, now_s: float) -> list[Order]:
+        """Answer the asks that a node can serve now; place those whose load is gone without having been answered."""
+        return self._place(list(self._asks.values()), now_s) if self._asks else []
+
+    def _place(self, asks: list[Asked], now_s: float) -> list[Order]:
+        orders: list[Order] = []
+        for asked in asks:
+            if asked.deadline_s <= now_s:
+                orders.append(self._refuse(asked, Refusal("no_node"), now_s))
+                continue
+            request = self._without_failed(asked.request, now_s)
+            answer = choose_route(self._view, request)
+            if isinstance(answer, Route) and answer.kind == "resident":
+                del self._asks[asked.ask]
+                orders.append(Placed(asked.ask, answer.node))
+            elif self._is_coming(request):
+                continue
+            elif isinstance(answer, Route):
+                orders += self._order_load(answer.node, request, "asked", now_s, keep_alive_s=asked.keep_alive_s)
+            else:
+                orders.append(self._refuse(asked, answer, now_s))
+        return orders
+
+    def _refuse(self, asked: Asked, refusal: Refusal, now_s: float) -> Refused:
+        del self._asks[asked.ask]
+        known = self._known.get(_key(asked.request))
+        failures = [failure for failure in known.failures.values() if failure[0] > now_s] if known else []
+        return Refused(asked.ask, refusal, max(failures)[1] if failures else "")
+
+    def _is_coming(self, request: RouteRequest) -> bool:
+        """Whether a load that runs already will do for the request."""
+        for (node, key), load in self._loads.items():
+            if key == _key(request) and node not in request.excluded and (not request.only or node in request.only):
+                asked = load.request
+                enough = request.context_tokens is None or (asked.context_tokens or 0) >= request.context_tokens
+                if enough and (request.parallel or 1) <= (asked.parallel or 1):
+                    return True
+        return False
+
+    def _order_load(
+        self,
+        node: NodeId,
+        request: RouteRequest,
+        reason: LoadReason,
+        now_s: float,
+        *,
+        keep_alive_s: float | None = None,
+    ) -> list[Order]:
+        report, key = self._view.nodes[node], _key(request)
+        footprint = request.footprint or self._view.footprint(request.model)
+        if footprint is None:
+            return []
+        request = replace(request, footprint=footprint)
+        held = self._view.holders(request.model).get(node)
+        _, _, victims = loading_terms(self._view, report, held, footprint, request)
+        victim_keys = frozenset((victim.digest, victim.embedding) for victim in victims)
+        self._loads[node, key] = _Load(request, reason, now_s, victim_keys)
+        self._foresee(node)
+        return [
+            *(Unload(node, victim.digest, "room", victim.embedding) for victim in victims),
+            Load(
+                node,
+                request.model,
+                reason,
+                request.embedding,
+                request.context_tokens,
+                request.parallel,
+                FOREVER_S if reason == "pinned" else keep_alive_s,
+            ),
+        ]
+
+    def _failed(self, event: LoadFailed, now_s: float) -> list[Order]:
+        key = (event.model, event.embedding)
+        if self._loads.pop((event.node, key), None) is None:
+            return []
+        known = self._known.setdefault(key, _Known())
+        known.failures[event.node] = (now_s + self._patience.failed_s, event.message)
+        known.copies.discard(event.node)
+        self._foresee(event.node)
+        return self._place([a for a in self._asks.values() if _key(a.request) == key], now_s)
+
+    def _without_failed(self, request: RouteRequest, now_s: float) -> RouteRequest:
+        known = self._known.get(_key(request))
+        failed = [node for node, (until_s, _) in known.failures.items() if until_s > now_s] if known else []
+        return replace(request, excluded=request.excluded.union(failed)) if failed else request
+
+    # Pins and drains
+
+    def _keep_pins(self, now_s: float) -> list[Order]:
+        orders: list[Order] = []
+        for key, pin in self._pins.items():
+            hosts = self._view.hosts(key[0], embedding=key[1])
+            serving = {
+                n for n, host in hosts.items() if host.report.state == "up" and can_serve(pin.request, host.resident)
+            }
+            for node in pin.nodes & self._view.nodes.keys() if pin.nodes else ([] if serving else [None]):
+                if node in serving or (node is not None and (node, key) in self._loads):
+                    continue
+                only = frozenset((node,)) if node is not None else frozenset()
+                request = self._without_failed(replace(pin.request, only=only), now_s)
+                if self._is_coming(request):
+                    continue
+                answer = choose_route(self._view, request)
+                if isinstance(answer, Route) and answer.kind == "load":
+                    orders += self._order_load(answer.node, request, "pinned", now_s)
+        for report in self._reports.values():
+            for model in report.resident:
+                wanted = self._is_pinned(report.node, (model.digest, model.embedding))
+                if model.pinned != wanted:
+                    order = SetPinned(report.node, model.digest, wanted, model.embedding)
+                    orders += self._again(order, now_s)
+        return orders
+
+    def _is_pinned(self, node: NodeId, key: ResidentKey) -> bool:
+        """Whether this copy is one that a pin asks for; without named nodes the one with the smallest id is."""
+        pin = self._pins.get(key)
+        if pin is None or node in self._draining:
+            return False
+        if pin.nodes:
+            return node in pin.nodes
+        serving = self._serving(pin.request)
+        hosts = self._view.hosts(key[0], embedding=key[1])
+        marked = [node for node in serving if hosts[node].resident.pinned]
+        return node == min(marked or serving, default=None)
+
+    def _serving(self, request: RouteRequest) -> list[NodeId]:
+        """The nodes that take work and have a copy that does for the request."""
+        hosts = self._view.hosts(request.model, embedding=request.embedding)
+        return [n for n, host in hosts.items() if host.report.state == "up" and can_serve(request, host.resident)]
+
+    def _empty_drained(self, now_s: float) -> list[Order]:
+        orders: list[Order] = []
+        for node in sorted(self._draining):
+            report = self._reports.get(node)
+            if report is None:
+                continue
+            if report.state != "draining":
+                orders += self._again(SetDraining(node, draining=True), now_s)
+                self._foresee(node)
+            if not report.resident and not report.loading:
+                if node not in self._drained:
+                    self._drained.add(node)
+                    orders.append(Drained(node))
+                continue
+            for model in report.resident:
+                key = (model.digest, model.embedding)
+                elsewhere = self._view.hosts(key[0], embedding=key[1]).items()
+                has_other = any(n != node and host.report.state == "up" for n, host in elsewhere)
+                is_used = bool(model.active or model.queued)
+                if is_used and not has_other:
+                    request = self._without_failed(
+                        RouteRequest(
+                            key[0], context_tokens=model.context_tokens, embedding=key[1], excluded=frozenset((node,))
+                        ),
+                        now_s,
+                    )
+                    answer = None if self._is_coming(request) else choose_route(self._view, request)
+                    if isinstance(answer, Route) and answer.kind == "load":
+                        orders += self._order_load(answer.node, request, "drained", now_s)
+                elif not is_used:
+                    orders += self._again(Unload(node, key[0], "drained", key[1]), now_s)
+        return orders
+
+    # Time
+
+    def _tick(self, now_s: float) -> list[Order]:
+        self._repeats = {order: at for order, at in self._repeats.items() if now_s - at < self._patience.repeat_s}
+        for (node, key), load in list(self._loads.items()):
+            if not load.seen and now_s - load.ordered_at_s > self._patience.unseen_load_s:
+                del self._loads[node, key]
+                known = self._known.setdefault(key, _Known())
+                known.failures[node] = (now_s + self._patience.failed_s, f"{node} did not answer")
+                self._foresee(node)
+        orders = self._answer(now_s) + self._keep_pins(now_s) + self._empty_drained(now_s)
+        for key, nodes in self._hosts_by_model():
+            orders += self._follow_demand(key, nodes, now_s)
+        self._forget_idle(now_s)
+        return orders
+
+    def _hosts_by_model(self) -> Iterator[tuple[ResidentKey, list[NodeId]]]:
+        found: dict[ResidentKey, list[NodeId]] = {}
+        for node, report in self._view.nodes.items():
+            if report.state == "up":
+                for model in report.resident:
+                    found.setdefault((model.digest, model.embedding), []).append(node)
+        yield from found.items()
+
+    def _follow_demand(self, key: ResidentKey, nodes: list[NodeId], now_s: float) -> list[Order]:
+        """A second copy while queueing costs more than loading, one at a time; given back when it is superfluous."""
+        known = self._known.setdefault(key, _Known())
+        hosts = self._view.hosts(key[0], embedding=key[1])
+        request = RouteRequest(
+            key[0],
+            context_tokens=max(hosts[node].resident.context_tokens for node in nodes),
+            embedding=key[1],
+            excluded=frozenset(nodes),
+        )
+        queue_s = min(hosts[node].queue_s for node in nodes)
+        target = choose_route(self._view, self._without_failed(request, now_s)) if queue_s > 0 else None
+        pays = isinstance(target, Route) and target.kind == "load" and target.terms.total_s < queue_s
+        if not pays or self._is_coming(replace(request, excluded=frozenset())):
+            known.busy_since_s = None
+        elif known.busy_since_s is None:
+            known.busy_since_s = now_s
+        elif now_s - known.busy_since_s >= self._patience.busy_s and isinstance(target, Route):
+            known.busy_since_s = None
+            known.copies.add(target.node)
+            return self._order_load(target.node, request, "busy", now_s)
+        return self._give_back(key, nodes, known, now_s)
+
+    def _give_back(self, key: ResidentKey, nodes: list[NodeId], known: _Known, now_s: float) -> list[Order]:
+        hosts = self._view.hosts(key[0], embedding=key[1])
+        known.copies &= set(nodes) | {node for node, loading in self._loads if loading == key}
+        idle = [node for node in nodes if node in known.copies and is_evictable(hosts[node].resident)]
+        working = sum(hosts[node].resident.active + hosts[node].resident.queued for node in nodes)
+        spare = max(idle, key=lambda node: (hosts[node].resident.idle_s, node), default=None)
+        room = sum(hosts[node].resident.parallel for node in nodes if node != spare)
+        if spare is None or len(nodes) < 2 or working > SPARE_OCCUPANCY * room:
+            known.spare_since_s = None
+        elif known.spare_since_s is None:
+            known.spare_since_s = now_s
+        elif now_s - known.spare_since_s >= self._patience.spare_s:
+            known.spare_since_s = None
+            known.copies.discard(spare)
+            return [Unload(spare, key[0], "given_back", key[1])]
+        return []
+
+    def _forget_idle(self, now_s: float) -> None:
+        for key, known in list(self._known.items()):
+            known.failures = {node: failure for node, failure in known.failures.items() if failure[0] > now_s}
+            if not (known.failures or known.copies) and not self._view.hosts(key[0], embedding=key[1]):
+                del self._known[key]
+
+    def _again(self, order: Order, now_s: float) -> list[Order]:
+        """An order whose effect the reports will show: given once, and once more after a while without effect."""
+        if now_s - self._repeats.get(order, -FOREVER_S) < self._patience.repeat_s:
+            return []
+        self._repeats[order] = now_s
+        return [order]
+
+
+def _key(request: RouteRequest) -> ResidentKey:
+    return (request.model, request.embedding)
