@@ -180,6 +180,7 @@ STATUS: Mapping[type[Exception], int] = {
     node_errors.LoadFailure: 500,
     node_errors.QueueFull: 503,
     node_errors.Closing: 503,
+    node_errors.Unserved: 503,
     node_errors.DevicesUnknown: 503,
     node_errors.RunnerLost: 500,
     node_errors.SlowReader: 500,
@@ -244,7 +245,7 @@ def fault_of(error: Exception) -> Fault:
             return Fault(STATUS_OF_FAILURE[failed.kind], message, code)
         case node_errors.QueueFull():
             return Fault(status, message, headers={"retry-after": str(max(1, error.retry_after_s))})
-        case node_errors.DoesNotFit() | node_errors.Closing() | node_errors.DevicesUnknown():
+        case node_errors.DoesNotFit() | node_errors.Closing() | node_errors.DevicesUnknown() | node_errors.Unserved():
             return Fault(status, message, headers={"retry-after": str(RETRY_AFTER_S)})
         case UnknownModel() | registry_errors.ModelNotFound():
             return Fault(status, message, code="model_not_found", param="model")

@@ -34,6 +34,8 @@ FIRST_REQUEST_LIMIT_S = 10.0
 # Longer than the pools of common clients, and than other nodes keep an idle connection.
 KEEP_IDLE_S = 300
 MAX_CONNECTIONS = 4096
+# Requests whose connection is gone notice it themselves, and tidy up.
+ABORT_LIMIT_S = 1.0
 
 
 class LanListener:
@@ -78,13 +80,17 @@ class LanListener:
         self._server.close()
         for connection in list(self._state.connections):
             connection.shutdown()
-        if self._state.tasks:
-            await asyncio.wait(set(self._state.tasks), timeout=limit_s)
-        for task in list(self._state.tasks):
-            task.cancel()
+        await self._tasks_end(limit_s)
         for connection in list(self._state.connections):
             if connection.transport is not None:
                 connection.transport.abort()
+        await self._tasks_end(ABORT_LIMIT_S)
+        for task in list(self._state.tasks):
+            task.cancel()
+
+    async def _tasks_end(self, limit_s: float) -> None:
+        if self._state.tasks:
+            await asyncio.wait(set(self._state.tasks), timeout=limit_s)
 
 
 class _LanProtocol(HttpToolsProtocol):

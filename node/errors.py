@@ -9,6 +9,7 @@ NodeError
 ├── QueueFull         as many requests wait as are allowed to
 ├── RunnerLost        the process that served the request died or hung
 ├── SlowReader        whoever asked did not take its output in time; the job was cancelled
+├── Unserved          no machine of the cluster takes the request now
 ├── JobFailed         the runner refused or gave up one job
 └── Closing           the node is going down
 """
@@ -117,6 +118,17 @@ class SlowReader(NodeError):
 
     def __str__(self) -> str:
         return f"the reader left {self.pending_bytes} bytes of output waiting; the request was cancelled"
+
+
+class Unserved(NodeError):
+    """Nobody in the cluster can serve the request now; `reason` is one clause."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"no machine of the cluster can serve this now: {self.reason}"
 
 
 class JobFailed(NodeError):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from node.supervisor.plan import base_context
 from node.supervisor.supervisor import Supervisor
 from node.supervisor.types import LoadedModel, LoadOptions
 
-__all__ = ["LoadOptions", "LoadedModel", "Supervisor"]
+__all__ = ["LoadOptions", "LoadedModel", "Supervisor", "base_context"]

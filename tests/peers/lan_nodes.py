@@ -140,7 +140,7 @@ class LanNode:
 async def until(condition: Callable[[], bool], limit_s: float = 5.0) -> None:
     """Wait for something that happens by itself."""
     async with asyncio.timeout(limit_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event of its own
             await asyncio.sleep(0.01)
 
 

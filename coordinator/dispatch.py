@@ -1,0 +1,266 @@
+"""Carry requests out wherever in the cluster they are best served, and go on elsewhere when that place breaks.
+
+The same methods as one machine's supervisor, so that whatever asks need not know of the cluster. Where to go is
+`choose_route`'s decision, what to ask of the next machine is `Stream`'s; this moves events and catches failures:
+
+1. The node or the way to it is lost, its runner died, or it shuts down: another node goes on. If there is none, the
+   request waits for one to come (back), within `WAIT_LIMIT_S`.
+2. The node refuses (full, no room, model or load trouble): another node, until each that could has refused; then
+   the first refusal is the answer.
+3. The job itself failed, or its reader did: nobody could do better.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import secrets
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from coordinator.asker import ASKER
+from coordinator.cluster_view import ClusterView
+from coordinator.cost import RouteRequest
+from coordinator.explain import explain_refusal, route_header
+from coordinator.footprints import Footprints
+from coordinator.resume import GivenUp, Stream
+from coordinator.route import Refusal, choose_route
+from coordinator.view import ModelDigest
+from node.errors import Closing, DoesNotFit, JobFailed, LoadError, NodeError, QueueFull, RunnerLost, Unserved
+from node.fingerprint import Marks, fingerprint
+from node.jobs import Done, Embedded, EmbedJob, Event, Job, Rendered
+from node.peers import ModelNotThere, PeerError, PeerLost, PeerUnreachable, Serves
+
+if TYPE_CHECKING:
+    from coordinator.limits import LimitTable
+    from node.identity import NodeId
+    from node.supervisor import LoadedModel, LoadOptions
+    from registry import Model, ModelName
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+# How long a request that lost its node waits for another one to take it.
+WAIT_LIMIT_S = 60.0
+# A node that has just failed is asked again after this, if nobody else can: by then it is known to be down, or back.
+SECOND_CHANCE_S = 0.5
+UNLOAD_LIMIT_S = 10.0
+
+
+class LocalNode(Serves, Protocol):
+    """This machine; `node.supervisor.Supervisor` is one."""
+
+    def loaded(self) -> list[LoadedModel]:
+        """The models in memory now."""
+        ...
+
+
+@dataclass(slots=True)
+class _Trail:
+    """Where one request has been, and how that went."""
+
+    failed: set[NodeId] = field(default_factory=set)
+    refused: set[NodeId] = field(default_factory=set)
+    first_refusal: NodeError | None = None
+    last_loss: NodeError | None = None
+    lost_at_s: float = 0.0
+
+    def take(self, node: NodeId, error: NodeError, now_s: float) -> bool:
+        """Note a failure; False: nobody could do better."""
+        match error:
+            case PeerUnreachable() | PeerLost() | RunnerLost() | Closing():
+                if not self.failed:
+                    self.lost_at_s = now_s
+                self.failed.add(node)
+                self.last_loss = error
+            case QueueFull() | LoadError() | ModelNotThere() | PeerError():
+                self.refused.add(node)
+                self.first_refusal = self.first_refusal or error
+            case JobFailed():
+                if error.failed.kind != "internal":
+                    return False
+                self.failed.add(node)
+                self.last_loss = error
+            case _:
+                return False
+        return True
+
+    def error(self) -> NodeError | None:
+        """What to tell the client; errors between nodes are put into words it can do something with."""
+        error = self.first_refusal or self.last_loss
+        return Unserved(str(error)) if isinstance(error, PeerError) else error
+
+
+class Dispatcher:
+    """The whole cluster as one node."""
+
+    def __init__(
+        self,
+        local: LocalNode,
+        remote: Callable[[NodeId], Serves],
+        cluster: ClusterView,
+        footprints: Footprints,
+        *,
+        limits: LimitTable | None = None,
+        wait_limit_s: float = WAIT_LIMIT_S,
+    ) -> None:
+        """Start with nothing under way.
+
+        Args:
+            remote: another node by its id (`Peers.node`).
+            limits: where the tokens that a signed token's holder uses are counted.
+        """
+        self._local, self._remote = local, remote
+        self._cluster, self._footprints = cluster, footprints
+        self._limits = limits
+        self._wait_limit_s = wait_limit_s
+
+    async def run(
+        self, model: Model, job: Job, options: LoadOptions, keep_alive_s: float | None = None
+    ) -> AsyncGenerator[Event, None]:
+        """Generate with the model wherever that begins soonest: `Delta` ... and `Done`, on however many nodes.
+
+        Close the generator to cancel. Raises as `Supervisor.run`, and Unserved: the cluster can't go on with it.
+        """
+        # Milliseconds on a prompt of a megabyte, and next to nothing on a usual one.
+        marks = fingerprint(job.prompt)
+        request = await self._request(model, options, marks, embedding=False)
+        stream = Stream(job, now_s=time.monotonic(), deadline_s=math.inf, seed=secrets.randbits(31))
+        trail = _Trail()
+        while True:
+            attempt = stream.begin(time.monotonic())
+            if isinstance(attempt, GivenUp):
+                raise trail.error() or Unserved(f"given up ({attempt.why})")
+            node = await self._place(model, request, trail)
+            if attempt.number > 1:
+                log.info("stream goes on node=%s model=%s tokens=%d", node, model.name, len(stream.delivered_tokens))
+            try:
+                events = self._serves(node).run(model, attempt.job, options, keep_alive_s)
+                async with aclosing(events) as coming:
+                    async for event in coming:
+                        for passed_on in stream.take(attempt.number, event, time.monotonic()):
+                            if isinstance(passed_on, Done):
+                                self._count(passed_on, marks)
+                            yield passed_on
+                            if isinstance(passed_on, Done):
+                                return
+                error: NodeError = PeerLost(node, "its answer ended early")
+            except NodeError as failure:
+                error = failure
+            self._fail(trail, node, error)
+
+    async def embed(
+        self, model: Model, job: EmbedJob, options: LoadOptions, keep_alive_s: float | None = None
+    ) -> Embedded:
+        """Embed texts. Raises as `run`."""
+        request = await self._request(model, options, Marks(), embedding=True)
+        return await self._once(model, request, lambda node: node.embed(model, job, options, keep_alive_s))
+
+    async def render(self, model: Model, job: Job, options: LoadOptions, keep_alive_s: float | None = None) -> Rendered:
+        """Only render the job's prompt. Raises as `run`."""
+        request = await self._request(model, options, Marks(), embedding=False)
+        return await self._once(model, request, lambda node: node.render(model, job, options, keep_alive_s))
+
+    async def load(
+        self, model: Model, options: LoadOptions, keep_alive_s: float | None = None, *, embedding: bool = False
+    ) -> LoadedModel:
+        """Have the model in memory somewhere. Raises as `run`."""
+        request = await self._request(model, options, Marks(), embedding=embedding)
+        return await self._once(
+            model, request, lambda node: node.load(model, options, keep_alive_s, embedding=embedding)
+        )
+
+    async def unload(self, name: ModelName) -> bool:
+        """Forget the model on every node that has it in memory; False: none has."""
+        view = self._cluster.now
+        known = {str(name), name.full}
+        others = [
+            report.node
+            for report in view.nodes.values()
+            if report.node != view.me and report.state != "lost" and any(r.name in known for r in report.resident)
+        ]
+        found = await asyncio.gather(
+            self._local.unload(name), *(self._remote(node).unload(name) for node in others), return_exceptions=True
+        )
+        for outcome in found:
+            if isinstance(outcome, BaseException) and not isinstance(outcome, NodeError):
+                raise outcome
+        return any(outcome is True for outcome in found)
+
+    def loaded(self) -> list[LoadedModel]:
+        """The models in this machine's memory; those of the others are in the view."""
+        return self._local.loaded()
+
+    async def _once(self, model: Model, request: RouteRequest, ask: Callable[[Serves], Awaitable[Result]]) -> Result:
+        """Ask one node after the other until one answers."""
+        trail = _Trail()
+        for _ in range(max(2, len(self._cluster.now.nodes)) + 1):
+            node = await self._place(model, request, trail)
+            try:
+                return await ask(self._serves(node))
+            except NodeError as error:
+                self._fail(trail, node, error)
+        raise trail.error() or Unserved("no node could do it")
+
+    async def _request(self, model: Model, options: LoadOptions, marks: Marks, *, embedding: bool) -> RouteRequest:
+        digest = ModelDigest(str(model.digest))
+        footprint = await self._footprints.of(model, options, embedding=embedding)
+        if footprint is None:  # its weights are elsewhere
+            held = self._cluster.now.holders(digest).values()
+            footprint = next((holder.footprint for holder in held if holder.footprint), None)
+        return RouteRequest(
+            model=digest,
+            prompt_tokens=marks.total_tokens,
+            prefix_hashes=marks.hashes,
+            prefix_tokens=marks.tokens,
+            context_tokens=options.num_ctx,
+            parallel=options.parallel,
+            embedding=embedding,
+            footprint=footprint,
+        )
+
+    async def _place(self, model: Model, request: RouteRequest, trail: _Trail) -> NodeId:
+        """The node to ask next. Raises what the client is to be told, where there is none and none comes."""
+        while True:
+            view = self._cluster.now
+            excluded = frozenset(trail.failed | trail.refused)
+            route = choose_route(view, replace(request, excluded=excluded) if excluded else request)
+            if not isinstance(route, Refusal):
+                self._cluster.sent(route.node, request.model, request.prompt_tokens - route.cached_tokens)
+                log.debug("route model=%s %s", model.name, route_header(route))
+                return route.node
+            if route.reason in ("unknown_model", "unknown_size") and view.me not in excluded:
+                return view.me  # it was found on this machine's disk, whatever the reports say by now
+            waited_s = time.monotonic() - trail.lost_at_s
+            if trail.last_loss is None or waited_s > self._wait_limit_s:
+                raise trail.error() or _refused(route, model)
+            await self._cluster.changed(SECOND_CHANCE_S)
+            if time.monotonic() - trail.lost_at_s > SECOND_CHANCE_S:
+                trail.failed.clear()
+
+    def _fail(self, trail: _Trail, node: NodeId, error: NodeError) -> None:
+        """Note the failure of a node. Raises it, where nobody could do better."""
+        log.info("request failed node=%s error=%s", node, type(error).__name__)
+        if not trail.take(node, error, time.monotonic()):
+            raise error
+
+    def _serves(self, node: NodeId) -> Serves:
+        return self._local if node == self._cluster.now.me else self._remote(node)
+
+    def _count(self, done: Done, marks: Marks) -> None:
+        """Take what was used out of the asker's tokens a minute."""
+        grant = ASKER.get()
+        if grant is not None and self._limits is not None:
+            used = done.usage.prompt_tokens + done.usage.output_tokens
+            self._limits.spend(grant.token_id, used, time.monotonic())
+
+
+def _refused(refusal: Refusal, model: Model) -> NodeError:
+    if refusal.reason == "no_room":
+        return DoesNotFit(refusal.needed_bytes, refusal.free_bytes, str(model.name))
+    return Unserved(explain_refusal(refusal))

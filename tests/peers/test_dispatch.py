@@ -1,0 +1,239 @@
+"""The cluster as one node: requests go where they are served best, and go on elsewhere when that breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from coordinator.asker import ASKER
+from coordinator.cluster_view import ClusterView
+from coordinator.dispatch import Dispatcher
+from coordinator.footprints import Footprints
+from coordinator.limits import Limits, LimitTable
+from coordinator.view import HeldModel, ModelDigest, RamReport, ResidentModel
+from node.errors import DoesNotFit, JobFailed, QueueFull, RunnerLost, Unserved
+from node.identity import Grant
+from node.jobs import Chat, Delta, Done, Event, Failed, Job, Message
+from node.peers import Serves
+from node.report import NodeReport
+from node.settings import Settings
+from node.supervisor import LoadOptions
+from registry import Model, ModelStore
+from tests.peers.counting_node import WORDS, CountingNode, whole_text
+from tests.peers.lan_nodes import LanNode, lan_nodes, until
+
+JOB = Job(id="ask", prompt=Chat(messages=(Message(role="user", content="count"),)))
+
+
+class ClusterNode:
+    """A member with its dispatcher; the model is in its memory unless `resident` says otherwise."""
+
+    def __init__(self, lan: LanNode, model: Model, settings: Settings, limits: LimitTable) -> None:
+        self.lan, self.model = lan, model
+        self.resident = True
+        self.speed = 1000.0
+        self.cluster = ClusterView(lan.id)
+        lan.report_with = self.report_with
+        lan.peers._on_change = lambda change: self.cluster.take(change, time.monotonic())
+        self.dispatcher = Dispatcher(
+            lan.serves,  # type: ignore[arg-type]
+            lan.peers.node,
+            self.cluster,
+            Footprints(settings),
+            limits=limits,
+            wait_limit_s=2.0,
+        )
+
+    def report_with(self, report: NodeReport) -> NodeReport:
+        digest, name = ModelDigest(str(self.model.digest)), str(self.model.name)
+        size = self.model.size_bytes
+        resident = ResidentModel(
+            digest=digest,
+            name=name,
+            context_tokens=64,
+            default_context=True,
+            parallel=4,
+            size_bytes=size,
+            prefill_tokens_s=self.speed,
+        )
+        return replace(
+            report,
+            ram=RamReport(total_bytes=1 << 33, free_bytes=1 << 32),
+            resident=(resident,) if self.resident else (),
+            held=(HeldModel(digest=digest, name=name, size_bytes=size, present_bytes=size),),
+        )
+
+    def tell(self) -> None:
+        """Have everybody know the present report at once."""
+        self.cluster.take_own(self.lan.report(), time.monotonic())
+        self.lan.peers.beat_now()
+
+
+@pytest.fixture
+def cluster(
+    tmp_path: Path, store: ModelStore, model: Model
+) -> Callable[[Sequence[Serves]], AsyncIterator[list[ClusterNode]]]:
+    settings = Settings(models_dir=tmp_path / "models", state_dir=tmp_path / "state")
+
+    @asynccontextmanager
+    async def make(serves: Sequence[Serves]) -> AsyncIterator[list[ClusterNode]]:
+        async with lan_nodes(tmp_path, serves, [store] * len(serves)) as lans:
+            nodes = [ClusterNode(lan, model, settings, LimitTable()) for lan in lans]
+            for node in nodes:
+                node.tell()
+            await until(lambda: all(len(node.cluster.now.nodes) == len(nodes) for node in nodes))
+            yield nodes
+
+    return make  # type: ignore[return-value]
+
+
+async def answer(node: ClusterNode, job: Job = JOB, *, at_first: Callable[[], object] | None = None) -> list[Event]:
+    events: list[Event] = []
+    async with asyncio.timeout(10), aclosing(node.dispatcher.run(node.model, job, LoadOptions())) as coming:
+        async for event in coming:
+            events.append(event)
+            if at_first is not None and len(events) == 5:
+                made = at_first()
+                if asyncio.iscoroutine(made):
+                    await made
+    return events
+
+
+def text_of(events: list[Event]) -> str:
+    return "".join(event.text for event in events if isinstance(event, Delta))
+
+
+def tokens_of(events: list[Event]) -> list[int]:
+    return [token for event in events if isinstance(event, Delta) for token in event.tokens]
+
+
+async def only_on(nodes: list[ClusterNode], *places: int) -> None:
+    """Have the model in memory there only, much cheaper than loading it; everybody knows."""
+    for index, node in enumerate(nodes):
+        node.resident = index in places
+        node.tell()
+    digest = ModelDigest(str(nodes[0].model.digest))
+    wanted = {nodes[place].lan.id for place in places}
+    await until(lambda: all(set(node.cluster.now.hosts(digest)) == wanted for node in nodes))
+
+
+async def test_a_request_goes_to_the_node_that_has_the_model(cluster, model) -> None:
+    serves = [CountingNode(), CountingNode()]
+    async with cluster(serves) as nodes:
+        await only_on(nodes, 1)
+        events = await answer(nodes[0])
+    assert text_of(events) == whole_text()
+    assert (len(serves[0].asked), len(serves[1].asked)) == (0, 1)
+
+
+async def test_a_stream_whose_node_is_killed_goes_on_elsewhere_without_a_token_lost_or_doubled(cluster) -> None:
+    serves = [CountingNode(), CountingNode(), CountingNode()]
+    async with cluster(serves) as nodes:
+        await only_on(nodes, 1, 2)
+        nodes[2].speed = 100.0  # so that the first choice is certain
+        nodes[2].tell()
+        await asyncio.sleep(0.1)
+        events = await answer(nodes[0], at_first=nodes[1].lan.kill)
+    assert tokens_of(events) == list(range(WORDS))
+    assert text_of(events) == whole_text()
+    assert isinstance(events[-1], Done)
+    assert {event.job for event in events} == {JOB.id}
+    assert len(serves[1].asked) == 1
+    resumed = serves[2].asked[0]
+    assert resumed.resume == tuple(range(len(resumed.resume)))
+    assert len(resumed.resume) >= 4
+
+
+async def test_a_stream_goes_on_here_when_every_other_node_is_gone(cluster) -> None:
+    serves = [CountingNode(), CountingNode()]
+    async with cluster(serves) as nodes:
+        await only_on(nodes, 1)
+        events = await answer(nodes[0], at_first=nodes[1].lan.kill)
+    assert text_of(events) == whole_text()
+    assert len(serves[0].asked) == 1
+
+
+async def test_a_runner_that_dies_is_tried_again_where_it_was_if_nobody_else_can(cluster) -> None:
+    only = CountingNode(stop_after=7, failure=RunnerLost("tiny", "it crashed"))
+    async with cluster([only]) as nodes:
+        events = await answer(nodes[0])
+    assert text_of(events) == whole_text()
+    assert [len(job.resume) for job in only.asked] == [0, 7, 14, 21, 28, 35]
+
+
+async def test_a_runner_that_always_dies_ends_in_its_error_and_not_in_a_loop(cluster) -> None:
+    serves = [CountingNode(stop_after=0, failure=RunnerLost("tiny", "it crashed")) for _ in range(2)]
+    async with cluster(serves) as nodes:
+        with pytest.raises(RunnerLost):
+            await answer(nodes[0])
+    assert sum(len(node.asked) for node in serves) == 4
+
+
+async def test_a_full_node_is_passed_over_and_its_refusal_is_the_answer_only_if_all_refuse(cluster) -> None:
+    full, free = CountingNode(stop_after=0, failure=QueueFull(9, 7)), CountingNode()
+    async with cluster([free, full]) as nodes:
+        await only_on(nodes, 1)
+        assert text_of(await answer(nodes[0])) == whole_text()
+        free.stop_after, free.failure = 0, QueueFull(3, 4)
+        with pytest.raises(QueueFull) as caught:
+            await answer(nodes[0])
+    assert caught.value.waiting == 9
+
+
+async def test_a_job_that_fails_by_itself_is_not_tried_elsewhere(cluster) -> None:
+    failed = Failed(job="ask", kind="context_exceeded", message="too long")
+    serves = [CountingNode(stop_after=0, failure=JobFailed(failed)) for _ in range(2)]
+    async with cluster(serves) as nodes:
+        with pytest.raises(JobFailed):
+            await answer(nodes[0])
+    assert sum(len(node.asked) for node in serves) == 1
+
+
+async def test_closing_the_answer_cancels_it_on_the_other_node(cluster) -> None:
+    far = CountingNode(stop_after=3)
+    async with cluster([CountingNode(), far]) as nodes:
+        await only_on(nodes, 1)
+        async with aclosing(nodes[0].dispatcher.run(nodes[0].model, JOB, LoadOptions())) as events:
+            await anext(events)
+        await until(lambda: far.closed == 1)
+
+
+async def test_what_an_answer_used_is_taken_out_of_its_askers_tokens(cluster) -> None:
+    async with cluster([CountingNode()]) as nodes:
+        grant = Grant(token_id="t", name="bob", scopes=("infer",), issued_at_s=0, expires_at_s=1)
+        table = nodes[0].dispatcher._limits
+        allowed = table.admit("t", Limits(tokens_per_minute=100), time.monotonic())
+        ASKER.set(grant)
+        await answer(nodes[0])
+        again = table.admit("t", Limits(tokens_per_minute=100), time.monotonic())
+    assert (allowed.tokens_left, again.tokens_left) == (100, 100 - 5 - WORDS)
+
+
+async def test_a_model_too_large_for_every_node_is_refused_with_what_was_needed(cluster, model: Model) -> None:
+    async with cluster([CountingNode(), CountingNode()]) as nodes:
+        await only_on(nodes)
+        for node in nodes:
+            inner = node.report_with
+            node.lan.report_with = lambda report, inner=inner: replace(
+                inner(report), ram=RamReport(total_bytes=1000, free_bytes=10)
+            )
+            node.tell()
+        await asyncio.sleep(0.2)
+        with pytest.raises(DoesNotFit) as caught:
+            await answer(nodes[0])
+    assert caught.value.needed_bytes > caught.value.free_bytes
+
+
+async def test_a_request_that_nobody_may_take_says_so(cluster) -> None:
+    async with cluster([CountingNode()]) as nodes:
+        inner = nodes[0].report_with
+        nodes[0].lan.report_with = lambda report: replace(inner(report), state="draining")
+        nodes[0].tell()
+        with pytest.raises(Unserved):
+            await answer(nodes[0])
