@@ -128,6 +128,7 @@ class OpenInvitation(Struct, frozen=True, kw_only=True):
     expires_at_s: int
     uses: int
     keeper: bool
+    made_at_s: float
     joined: tuple[NodeId, ...] = ()
     requests: tuple[bytes, ...] = ()
 
@@ -208,7 +209,14 @@ class InvitationBook:
         signed = root.sign("invitation", msgspec.msgpack.encode(line))
         text = PREFIX + base64.urlsafe_b64encode(msgspec.msgpack.encode(signed)).rstrip(b"=").decode()
         self.keep(
-            OpenInvitation(id=line.id, secret=line.secret, expires_at_s=line.expires_at_s, uses=uses, keeper=keeper),
+            OpenInvitation(
+                id=line.id,
+                secret=line.secret,
+                expires_at_s=line.expires_at_s,
+                uses=uses,
+                keeper=keeper,
+                made_at_s=now_s,
+            ),
             now_s=now_s,
         )
         return Invitation.parse(text)
@@ -228,10 +236,6 @@ class InvitationBook:
         """Withdraw an invitation. Raises InvitationRefused: unknown here."""
         self.find(invitation_id)
         self._write({key: kept for key, kept in self._open.items() if key != invitation_id}, now_s)
-
-    def cancel_all(self, *, now_s: float) -> None:
-        """Withdraw every invitation: after a machine was removed, as it may know some."""
-        self._write({}, now_s)
 
     def open(self, *, now_s: float) -> list[OpenInvitation]:
         """Those that can still be used."""

@@ -44,7 +44,7 @@ class NodeRevoked(Struct, frozen=True, kw_only=True, tag="node revoked"):
     """The node is no member any more, whatever certificate it shows; its id never comes back."""
 
     node: Annotated[str, Meta(max_length=16)]
-    at_s: int
+    at_ms: int
 
 
 class TokenIssued(Struct, frozen=True, kw_only=True, tag="token issued"):
@@ -77,6 +77,7 @@ class Ledger:
         self._records: dict[bytes, _Entry] = {}
         self._revoked_tokens: set[str] = set()
         self._revoked_nodes: set[str] = set()
+        self._last_removal_s = -math.inf
         self._fingerprint: bytes | None = None
         self._next_end_s = math.inf
         if path is not None and path.exists():
@@ -89,6 +90,11 @@ class Ledger:
     def is_node_revoked(self, node: NodeId) -> bool:
         """Whether this node was removed, or left."""
         return node in self._revoked_nodes
+
+    @property
+    def last_removal_s(self) -> float:
+        """When a node was last removed; -inf: never."""
+        return self._last_removal_s
 
     def tokens(self) -> list[Grant]:
         """Every token that was issued and has not long expired, oldest first, revoked ones included."""
@@ -130,7 +136,7 @@ class Ledger:
 
     def revoke_node(self, root: ClusterRoot, node: NodeId, *, now_s: float) -> Signed:
         """Make a node a stranger."""
-        return self._write(root, NodeRevoked(node=node, at_s=int(now_s)), now_s)
+        return self._write(root, NodeRevoked(node=node, at_ms=int(now_s * 1000)), now_s)
 
     def list_token(self, root: ClusterRoot, grant: Grant, *, now_s: float) -> Signed:
         """Let every member list a new token. Raises LedgerFull."""
@@ -186,7 +192,9 @@ class Ledger:
     def _take(self, records: dict[bytes, _Entry]) -> None:
         self._records = records
         self._revoked_tokens = {entry.token_id for _, entry in records.values() if isinstance(entry, TokenRevoked)}
-        self._revoked_nodes = {entry.node for _, entry in records.values() if isinstance(entry, NodeRevoked)}
+        removals = [entry for _, entry in records.values() if isinstance(entry, NodeRevoked)]
+        self._revoked_nodes = {removal.node for removal in removals}
+        self._last_removal_s = max((removal.at_ms / 1000 for removal in removals), default=-math.inf)
         self._next_end_s = min((_end_s(entry) for _, entry in records.values()), default=math.inf)
         self._fingerprint = None
 

@@ -26,6 +26,7 @@ from node.identity.errors import (
     AlreadyMember,
     CertificateRefused,
     Forged,
+    InvitationRefused,
     Malformed,
     NoCluster,
     NotKeeper,
@@ -124,9 +125,13 @@ class Identity:
 
     def answer_join(self, request: JoinRequest, *, software: Software, now_s: float) -> Joined:
         """Let a machine in; the invitation's use is on disk when this returns. Raises what `join.answer_join` does."""
+        invitation = self.invitations.find(request.invitation)
+        if invitation.made_at_s <= self.ledger.last_removal_s:
+            # Whichever member made it: the machine that was removed may know the line.
+            raise InvitationRefused("unknown")
         joined = answer_join(
             request,
-            self.invitations.find(request.invitation),
+            invitation,
             root=self.need_root(),
             is_revoked=self.ledger.is_node_revoked,
             cluster_name=self.cluster_name,
@@ -175,10 +180,8 @@ class Identity:
         self.certificate = certificate
 
     def remove_node(self, node: NodeId, *, now_s: float) -> Signed:
-        """Revoke a member, and withdraw the invitations made here, as it may know some. Raises NotKeeper."""
-        record = self.ledger.revoke_node(self.need_root(), node, now_s=now_s)
-        self.invitations.cancel_all(now_s=now_s)
-        return record
+        """Revoke a member, and with it all invitations that were made until now, anywhere. Raises NotKeeper."""
+        return self.ledger.revoke_node(self.need_root(), node, now_s=now_s)
 
 
 class IdentityStore:

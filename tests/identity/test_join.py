@@ -205,11 +205,21 @@ def test_versions_that_do_not_matter_do_not_matter(world: Any, first: Identity, 
 
 def test_a_removed_machine_does_not_come_back_with_its_old_key(world: Any, first: Identity) -> None:
     second = world.join(first)
-    open_invitation = world.invite(first, uses=5)
     first.remove_node(second.node_id, now_s=NOW_S)
-    # Invitations that it may know are withdrawn, and a new one does not help it either.
-    assert refused(first, world.ask(open_invitation, keys=second.keys).request).args == ("unknown",)
-    assert refused(first, world.ask(world.invite(first), keys=second.keys).request).args == ("revoked",)
+    later_s = NOW_S + 1
+    pending = world.ask(world.invite(first, now_s=later_s), keys=second.keys, now_s=later_s)
+    assert refused(first, pending.request, now_s=later_s).args == ("revoked",)
+
+
+def test_a_removal_withdraws_the_invitations_of_every_member(world: Any, first: Identity) -> None:
+    second, third = world.join(first), world.join(first, node_name="third")
+    known = world.invite(second, uses=5)
+    first.remove_node(third.node_id, now_s=NOW_S + 1)
+    assert second.answer_join(world.ask(known).request, software=SOFTWARE, now_s=NOW_S)
+    second.ledger.merge(first.ledger.records(), now_s=NOW_S + 1)
+    assert refused(second, world.ask(known).request).args == ("unknown",)
+    later = world.invite(second, now_s=NOW_S + 2)
+    assert answer(second, world.ask(later, now_s=NOW_S + 2).request, now_s=NOW_S + 2)
 
 
 @pytest.mark.parametrize(

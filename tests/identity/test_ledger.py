@@ -37,7 +37,7 @@ def test_a_revocation_spreads_by_merging_and_is_new_only_once(root: ClusterRoot)
     here.revoke_token(root, "t1", now_s=NOW_S)
     travelled = decode_records(encode_records(here.records(there.keys())))
     assert there.merge(travelled, now_s=NOW_S) == [
-        NodeRevoked(node=A, at_s=int(NOW_S)),
+        NodeRevoked(node=A, at_ms=int(NOW_S * 1000)),
         TokenRevoked(token_id="t1", expires_at_s=int(NOW_S) + 10 * 365 * 86400),
     ]
     assert there.merge(travelled, now_s=NOW_S) == []
