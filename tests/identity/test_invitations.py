@@ -61,7 +61,7 @@ def line(root: ClusterRoot, tmp_path_factory: pytest.TempPathFactory) -> Invitat
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_no_invitation_survives_a_changed_character_with_another_meaning(line: Invitation, data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(line.text) - 1))
     other = data.draw(st.characters(min_codepoint=33, max_codepoint=126).filter(lambda c: c != line.text[place]))
