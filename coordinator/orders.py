@@ -11,6 +11,8 @@ from node.report import ModelDigest, NodeReport
 
 if TYPE_CHECKING:
     from node.identity import NodeId
+else:
+    NodeId = str  # msgspec reads the annotations; actors that import this have no use for cryptography
 
 LoadReason: TypeAlias = Literal["asked", "busy", "pinned", "drained"]
 UnloadReason: TypeAlias = Literal["room", "given_back", "drained"]
