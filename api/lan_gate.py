@@ -10,16 +10,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Final, Protocol
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.errors import ApiError, NotGranted, Unauthenticated, fault_of
+from api.errors import ApiError, NotGranted, OverLimit, Unauthenticated, fault_of
 from api.stream import fault_response
 from coordinator.asker import ASKER
+from coordinator.limits import Limited, Limits, LimitTable
 from node.identity import ScopeRefused, TokenRefused
 from node.peers import PEER, PREFIX, Endpoints
 
@@ -69,6 +71,11 @@ METERED: Final = frozenset(
         "/v1/messages",
     }
 )
+_LIMIT_TEXTS = {
+    "requests_per_minute": "requests a minute",
+    "tokens_per_minute": "tokens a minute",
+    "max_parallel": "requests at the same time",
+}
 _NEED_TEXT = "a token is needed: send 'Authorization: Bearer <token>' (see `ayni token create`)"
 
 
@@ -78,6 +85,25 @@ class Verifier(Protocol):
     def verify(self, text: str) -> Grant:
         """Raises TokenRefused."""
         ...
+
+
+class TokenRates:
+    """Places within the tokens' rates, by the table that all of this node's requests are counted in."""
+
+    def __init__(self, table: LimitTable, clock: Callable[[], float] = time.monotonic) -> None:
+        self._table, self._clock = table, clock
+
+    @contextmanager
+    def __call__(self, grant: Grant) -> Iterator[None]:
+        """A place for one request, given back when the block ends. Raises OverLimit."""
+        limits = Limits(grant.requests_per_minute, grant.tokens_per_minute, grant.max_parallel)
+        answer = self._table.admit(grant.token_id, limits, self._clock())
+        if isinstance(answer, Limited):
+            raise OverLimit(f"{answer.allowed} {_LIMIT_TEXTS[answer.limit]}", answer.retry_after_s)
+        try:
+            yield
+        finally:
+            self._table.release(grant.token_id, self._clock())
 
 
 def scope_of(path: str) -> TokenScope:
@@ -140,8 +166,7 @@ class LanGate:
             grant = self._verifier.verify(token_in(scope))
             grant.require(scope_of(path))
             place = self._admit(grant) if path in METERED else nullcontext()
-            with place:
-                ASKER.set(grant)
+            with place, _asking(grant):
                 await self._api(scope, receive, send)
         except TokenRefused as refusal:
             await _refuse(Unauthenticated(str(refusal)), scope, receive, send)
@@ -162,6 +187,16 @@ def token_in(scope: Scope) -> str:
     if len(set(found)) != 1 or not found[0]:
         raise Unauthenticated(_NEED_TEXT)
     return bytes(found[0]).decode("latin-1")
+
+
+@contextmanager
+def _asking(grant: Grant) -> Iterator[None]:
+    """What is done in the block is done on behalf of the token's holder."""
+    before = ASKER.set(grant)
+    try:
+        yield
+    finally:
+        ASKER.reset(before)
 
 
 async def _refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
