@@ -66,6 +66,7 @@ class Engine:
         self._stopping = False
         self._reading: frozenset[str] = frozenset()  # jobs whose prompts the running step evaluates
         self._step_ends_s = 0.0
+        self._streams_served_s = 0.0
 
     def submit(self, ticket: Ticket) -> None:
         """Queue a generation; its events follow through `send`."""
@@ -188,9 +189,12 @@ class Engine:
         if not any(s.prefilling for s in self._slots):  # by far the most steps, and the ones that must be quick
             return [self._next_token[s.index] for s in self._slots if s.generation is not None]
         self._borrow()
-        shares = plan_step(
-            needs(self._slots), batch_tokens=self._context.batch_tokens, chunk_tokens=self._pace.chunk_tokens
+        wanted = needs(self._slots)
+        first = min((n for n in wanted if n.prompt_tokens), key=lambda n: n.arrival)
+        turn = self._pace.turn(
+            first_prompt_tokens=first.prompt_tokens, waited_s=time.monotonic() - self._streams_served_s
         )
+        shares = plan_step(wanted, batch_tokens=self._context.batch_tokens, turn=turn)
         return sorted(shares, key=lambda s: s.slot)
 
     def _make_room(self) -> None:
@@ -255,7 +259,10 @@ class Engine:
         code = self._context.decode(self._batch)
         self._reading = frozenset()
         if code == 0:
-            seconds = time.monotonic() - start
+            end = time.monotonic()
+            seconds = end - start
+            if len(shares) > len(reading) or not any(s.streaming for s in self._slots):
+                self._streams_served_s = end
             self._pace.observe(streams=len(shares) - len(reading), prompt_tokens=prompt_tokens, seconds=seconds)
             return True
         if code == DECODE_ABORTED:

@@ -1,8 +1,8 @@
 """Decide which tokens the next `llama_decode` evaluates. Pure: slots' needs in, a plan out.
 
-Running streams come first: each gets its one token in every step. What is left of the step goes to prompts in
-the order of their arrival, so that the first one answers first instead of all of them late. While streams run,
-a step takes no more prompt tokens than fit the time that a reader does not notice (see `Pace`).
+Prompts are read in the order of their arrival, so that the first one answers first instead of all of them late.
+Running streams go on meanwhile: no stream waits for its next token longer than a reader hardly notices, if the
+machine can do it at all; within that time a step takes as many prompt tokens as it can (see `Pace`).
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# A gap of this length in a stream is felt as a hiccup, not as a stop; shorter steps waste the decode pass that
-# each of them repeats for the running streams.
-STALL_TARGET_S = 0.25
+# A gap of this length in a stream is felt as a hiccup, not as a stop. Shorter gaps make prompts slower: each step
+# that streams share costs another pass over the weights.
+STALL_TARGET_S = 0.4
 # Fewer tokens than this don't amortise reading the weights once.
 MIN_CHUNK_TOKENS = 64
-_CHUNK_STEP = 32
+# A step may be this much longer where it reads a prompt to its end with it: a remainder would cost a step more.
+_STRETCH = 1.25
+_MIN_MEASURED_TOKENS = 32
 # Weight of the newest measurement; a machine that becomes busy is noticed within a few steps.
 _SMOOTHING = 0.3
 
@@ -38,20 +40,30 @@ class Share:
     prompt: bool
 
 
-def plan_step(needs: Sequence[Need], *, batch_tokens: int, chunk_tokens: int) -> tuple[Share, ...]:
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a step with running streams may take: prompt tokens in all, and whether the streams sit it out."""
+
+    chunk_tokens: int
+    streams_wait: bool = False
+
+
+def plan_step(needs: Sequence[Need], *, batch_tokens: int, turn: Turn) -> tuple[Share, ...]:
     """Share out one step of at most `batch_tokens` tokens.
 
-    1. Every stream that runs gets one token.
-    2. Prompts get the rest in arrival order; only `chunk_tokens` of it in all while any stream runs.
+    1. Every stream that runs gets one token, unless prompts go first this time.
+    2. Prompts get the rest in arrival order. While any stream runs that is only `turn.chunk_tokens` in all, and
+       after the first prompt only such as are read to their end: beginning another would make the first wait.
     """
     streams = [n for n in needs if n.prompt_tokens == 0]
     prompts = sorted((n for n in needs if n.prompt_tokens > 0), key=lambda n: n.arrival)
-    shares = [Share(n.slot, 1, prompt=False) for n in streams]
+    shares = [] if turn.streams_wait and prompts else [Share(n.slot, 1, prompt=False) for n in streams]
     left = batch_tokens - len(shares)
     if streams:
-        left = min(left, chunk_tokens)
+        left = min(left, turn.chunk_tokens)
     for need in prompts:
-        if left <= 0:
+        begins_only = bool(streams) and need is not prompts[0] and need.prompt_tokens > left
+        if left <= 0 or begins_only:
             break
         tokens = min(need.prompt_tokens, left)
         shares.append(Share(need.slot, tokens, prompt=True))
@@ -71,20 +83,31 @@ class Pace:
         """Take a step's measurement."""
         if prompt_tokens == 0:
             self._stream_step_s += _SMOOTHING * (seconds - self._stream_step_s)
-        elif prompt_tokens >= _CHUNK_STEP:
+        elif prompt_tokens >= _MIN_MEASURED_TOKENS:
             # A shared step also paid for the streams' own pass.
             own_s = max(seconds - (self._stream_step_s if streams else 0.0), 0.2 * seconds)
             token_s = own_s / prompt_tokens
             known = self._token_s
             self._token_s = token_s if known is None else known + _SMOOTHING * (token_s - known)
 
-    @property
-    def chunk_tokens(self) -> int:
-        """Prompt tokens for a step that streams share: what `STALL_TARGET_S` allows, in whole steps of 32."""
+    def turn(self, *, first_prompt_tokens: int, waited_s: float) -> Turn:
+        """What the next step may take.
+
+        Args:
+            first_prompt_tokens: left of the prompt that is read next.
+            waited_s: since the running streams had their last token.
+        """
         if not self._token_s:
-            return min(self._batch_tokens, 2 * MIN_CHUNK_TOKENS)
-        tokens = int(STALL_TARGET_S / self._token_s) // _CHUNK_STEP * _CHUNK_STEP
-        return min(self._batch_tokens, max(MIN_CHUNK_TOKENS, tokens))
+            return Turn(2 * MIN_CHUNK_TOKENS)
+        left_s = STALL_TARGET_S - waited_s - self._stream_step_s
+        # The streams can wait if the first prompt is read to its end and there is time for a step with them after it.
+        spare_tokens = int(left_s / self._token_s) - MIN_CHUNK_TOKENS
+        if first_prompt_tokens <= min(spare_tokens, self._batch_tokens):
+            return Turn(spare_tokens, streams_wait=True)
+        chunk = max(MIN_CHUNK_TOKENS, int(left_s / self._token_s))
+        if chunk < first_prompt_tokens <= _STRETCH * chunk:
+            chunk = first_prompt_tokens
+        return Turn(chunk)
 
     def step_s(self, prompt_tokens: int) -> float:
         """Expected length of a step with this many prompt tokens; 0 where nothing is known yet."""

@@ -36,6 +36,11 @@ class Slot:
         return self.generation is not None
 
     @property
+    def streaming(self) -> bool:
+        """Whether its job has begun to answer."""
+        return self.generation is not None and not self.prefilling
+
+    @property
     def reusable(self) -> list[int]:
         """The tokens another prompt may go on from."""
         return self.tokens if self.exact >= len(self.tokens) else self.tokens[: self.exact]
@@ -79,7 +84,7 @@ def ready_prompts(slots: list[Slot]) -> list[Slot]:
 
 def needs(slots: list[Slot]) -> list[Need]:
     """What busy slots want evaluated in the next step."""
-    streams = [Need(s.index, s.arrival, 0) for s in slots if s.busy and not s.prefilling]
+    streams = [Need(s.index, s.arrival, 0) for s in slots if s.streaming]
     return streams + [Need(s.index, s.arrival, len(s.pending)) for s in ready_prompts(slots)]
 
 
