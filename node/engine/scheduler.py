@@ -15,6 +15,9 @@ from dataclasses import dataclass
 STALL_TARGET_S = 0.4
 # Fewer tokens than this don't amortise reading the weights once.
 MIN_CHUNK_TOKENS = 64
+# Reading two prompts at once is worth it as long as it takes no longer than this: on a GPU, where small batches leave
+# it idle. Otherwise the first is answered sooner if it is read alone, and the second no later.
+_WORTH_SHARING_S = 0.03
 # A step may be this much longer where it reads a prompt to its end with it: a remainder would cost a step more.
 _STRETCH = 1.25
 _MIN_MEASURED_TOKENS = 32
@@ -42,9 +45,16 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What a step with running streams may take: prompt tokens in all, and whether the streams sit it out."""
+    """How a step treats prompts.
+
+    Attributes:
+        chunk_tokens: prompt tokens in all while streams run.
+        enough_tokens: with so many taken, no further prompt is begun: it would delay those before it.
+        streams_wait: the running streams sit this step out.
+    """
 
     chunk_tokens: int
+    enough_tokens: int
     streams_wait: bool = False
 
 
@@ -54,16 +64,18 @@ def plan_step(needs: Sequence[Need], *, batch_tokens: int, turn: Turn) -> tuple[
     1. Every stream that runs gets one token, unless prompts go first this time.
     2. Prompts get the rest in arrival order. While any stream runs that is only `turn.chunk_tokens` in all, and
        after the first prompt only such as are read to their end: beginning another would make the first wait.
+    3. No prompt is begun once `turn.enough_tokens` are taken.
     """
     streams = [n for n in needs if n.prompt_tokens == 0]
     prompts = sorted((n for n in needs if n.prompt_tokens > 0), key=lambda n: n.arrival)
     shares = [] if turn.streams_wait and prompts else [Share(n.slot, 1, prompt=False) for n in streams]
-    left = batch_tokens - len(shares)
+    room = batch_tokens - len(shares)
     if streams:
-        left = min(left, turn.chunk_tokens)
+        room = min(room, turn.chunk_tokens)
+    left = room
     for need in prompts:
         begins_only = bool(streams) and need is not prompts[0] and need.prompt_tokens > left
-        if left <= 0 or begins_only:
+        if left <= 0 or begins_only or room - left >= turn.enough_tokens:
             break
         tokens = min(need.prompt_tokens, left)
         shares.append(Share(need.slot, tokens, prompt=True))
@@ -91,23 +103,24 @@ class Pace:
             self._token_s = token_s if known is None else known + _SMOOTHING * (token_s - known)
 
     def turn(self, *, first_prompt_tokens: int, waited_s: float) -> Turn:
-        """What the next step may take.
+        """How the next step treats prompts.
 
         Args:
             first_prompt_tokens: left of the prompt that is read next.
             waited_s: since the running streams had their last token.
         """
         if not self._token_s:
-            return Turn(2 * MIN_CHUNK_TOKENS)
+            return Turn(2 * MIN_CHUNK_TOKENS, enough_tokens=MIN_CHUNK_TOKENS)
+        enough = max(MIN_CHUNK_TOKENS, int(_WORTH_SHARING_S / self._token_s))
         left_s = STALL_TARGET_S - waited_s - self._stream_step_s
         # The streams can wait if the first prompt is read to its end and there is time for a step with them after it.
         spare_tokens = int(left_s / self._token_s) - MIN_CHUNK_TOKENS
         if first_prompt_tokens <= min(spare_tokens, self._batch_tokens):
-            return Turn(spare_tokens, streams_wait=True)
+            return Turn(spare_tokens, enough, streams_wait=True)
         chunk = max(MIN_CHUNK_TOKENS, int(left_s / self._token_s))
         if chunk < first_prompt_tokens <= _STRETCH * chunk:
             chunk = first_prompt_tokens
-        return Turn(chunk)
+        return Turn(chunk, enough)
 
     def step_s(self, prompt_tokens: int) -> float:
         """Expected length of a step with this many prompt tokens; 0 where nothing is known yet."""
