@@ -102,7 +102,7 @@ PlacementEvent: TypeAlias = Reported | NodeLost | Asked | Withdrawn | LoadFailed
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Bring a model into memory on a node. `keep_alive_s` None: as the node's settings say."""
+    """Bring a model into memory on a node; "pinned": to stay. `keep_alive_s` None: as the node's settings say."""
 
     node: NodeId
     model: ModelDigest

@@ -104,6 +104,7 @@ class Placement:
         self._loads: dict[tuple[NodeId, ResidentKey], _Load] = {}
         self._known: dict[ResidentKey, _Known] = {}
         self._pins: dict[ResidentKey, Pin] = {}
+        self._unpinned: set[ResidentKey] = set()
         self._draining: set[NodeId] = set()
         self._drained: set[NodeId] = set()
         self._repeats: dict[Order, float] = {}
@@ -138,9 +139,11 @@ class Placement:
                 return self._failed(event, now_s)
             case Pin(request):
                 self._pins[_key(request)] = event
+                self._unpinned.discard(_key(request))
                 return self._keep_pins(now_s)
             case Unpin(model, embedding):
                 self._pins.pop((model, embedding), None)
+                self._unpinned.add((model, embedding))
                 return self._keep_pins(now_s)
             case Drain(node):
                 self._draining.add(node)
@@ -166,12 +169,15 @@ class Placement:
         if report.state == "draining" and report.node not in self._draining:
             self._draining.add(report.node)  # by its own decision: it shuts down or goes to sleep
         resident = {(model.digest, model.embedding): model for model in report.resident}
-        for node, key in list(self._loads):
-            if node == report.node:
-                load = self._loads[node, key]
-                load.seen = load.seen or key[0] in report.loading
-                if key in resident and can_serve(load.request, resident[key]):
-                    del self._loads[node, key]
+        restarted = known is not None and known.started_at != report.started_at
+        for key, load in [(key, load) for (node, key), load in self._loads.items() if node == report.node]:
+            is_done = key in resident and can_serve(load.request, resident[key])
+            if is_done or restarted:
+                del self._loads[report.node, key]
+            elif key[0] in report.loading:
+                load.seen = True
+            elif load.seen:  # it ended without success, and LoadFailed may be lost with whoever was to bring it
+                load.seen, load.ordered_at_s = False, now_s
         self._foresee(report.node)
         orders = self._answer(now_s)
         return orders + self._keep_pins(now_s) + self._empty_drained(now_s)
@@ -230,7 +236,17 @@ class Placement:
                 orders.append(self._refuse(asked, Refusal("no_node"), now_s))
                 continue
             request = self._without_failed(asked.request, now_s)
+            # A load that runs already and will be too small is neither joined nor overtaken on its own node.
+            loading = {node for node, key in self._loads if key == _key(request)}
             answer = choose_route(self._view, request)
+            if (
+                loading
+                and not (isinstance(answer, Route) and answer.kind == "resident")
+                and not self._is_coming(request)
+            ):
+                answer = choose_route(self._view, replace(request, excluded=request.excluded | loading))
+                if isinstance(answer, Refusal):
+                    continue
             if isinstance(answer, Route) and answer.kind == "resident":
                 del self._asks[asked.ask]
                 orders.append(Placed(asked.ask, answer.node))
@@ -326,16 +342,21 @@ class Placement:
                     orders += self._order_load(answer.node, request, "pinned", now_s)
         for report in self._reports.values():
             for model in report.resident:
-                wanted = self._is_pinned(report.node, (model.digest, model.embedding))
+                wanted = self._is_pinned(report.node, (model.digest, model.embedding), model.pinned)
                 if model.pinned != wanted:
                     order = SetPinned(report.node, model.digest, wanted, model.embedding)
                     orders += self._again(order, now_s)
         return orders
 
-    def _is_pinned(self, node: NodeId, key: ResidentKey) -> bool:
-        """Whether this copy is one that a pin asks for; without named nodes the one with the smallest id is."""
+    def _is_pinned(self, node: NodeId, key: ResidentKey, now: bool) -> bool:
+        """Whether this copy is one that a pin asks for; without named nodes the one with the smallest id is.
+
+        A pin that nobody has told of stays as it is (`now`): it was made before this placement began.
+        """
         pin = self._pins.get(key)
-        if pin is None or node in self._draining:
+        if pin is None:
+            return now and key not in self._unpinned
+        if node in self._draining:
             return False
         if pin.nodes:
             return node in pin.nodes
@@ -447,6 +468,8 @@ class Placement:
         return []
 
     def _forget_idle(self, now_s: float) -> None:
+        there = {(m.digest, m.embedding) for report in self._reports.values() for m in report.resident}
+        self._unpinned &= there | {key for _, key in self._loads}
         for key, known in list(self._known.items()):
             known.failures = {node: failure for node, failure in known.failures.items() if failure[0] > now_s}
             if not (known.failures or known.copies) and not self._view.hosts(key[0], embedding=key[1]):

@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec.structs import replace
+
+from coordinator.orders import (
+    Asked,
+    Drain,
+    Drained,
+    Load,
+    LoadFailed,
+    NodeLost,
+    Order,
+    Pin,
+    Placed,
+    PlacementEvent,
+    Refused,
+    Reported,
+    SetDraining,
+    SetPinned,
+    Tick,
+    Undrain,
+    Unload,
+    Unpin,
+    Withdrawn,
+)
+from coordinator.placement import Patience, Placement
+from coordinator.route import Refusal
+from coordinator.view import NodeReport
+from node.footprint import Footprint
+from tests.support.clusters import FOOTPRINT, GIB, ME, MODEL, OTHER, held, loaded, machine, node_id, request
+
+A, B, C = node_id("a"), node_id("b"), node_id("c")
+FOREVER = float("inf")
+
+
+class Owner:
+    """A placement, with a clock and the numbering of reports."""
+
+    def __init__(self, *reports: NodeReport, patience: Patience | None = None) -> None:
+        self.placement, self.now, self.sequence = Placement(ME, patience), 0.0, 1
+        for report in reports:
+            assert self.hears(Reported(report)) == []
+
+    def hears(self, event: PlacementEvent, after_s: float = 0.0) -> list[Order]:
+        self.now += after_s
+        return self.placement.on(event, self.now)
+
+    def reports(self, report: NodeReport, after_s: float = 0.0) -> list[Order]:
+        self.sequence += 1
+        return self.hears(Reported(replace(report, sequence=self.sequence)), after_s)
+
+    def ticks(self, seconds: float) -> list[Order]:
+        orders = []
+        for _ in range(round(seconds)):
+            orders += self.hears(Tick(), 1.0)
+        return orders
+
+
+def asked(ask: str = "1", deadline_s: float = FOREVER, **fields: Any) -> Asked:
+    return Asked(ask, request(10, **fields), deadline_s)
+
+
+def test_an_ask_for_what_is_in_memory_is_answered_at_once() -> None:
+    assert Owner(machine("a"), machine("b", loaded())).hears(asked()) == [Placed("1", B)]
+
+
+def test_one_load_however_many_ask_and_all_are_answered_when_it_is_done() -> None:
+    owner = Owner(machine("a"), machine("b", load_bytes_s=2e9))
+    assert owner.hears(asked("1")) == [Load(B, MODEL, "asked")]
+    assert owner.hears(asked("2")) == []
+    assert owner.reports(machine("b", load_bytes_s=2e9, loading={MODEL: GIB})) == []
+    assert owner.hears(asked("3", context_tokens=None)) == []
+    assert owner.hears(Withdrawn("2")) == []
+    assert owner.reports(machine("b", loaded())) == [Placed("1", B), Placed("3", B)]
+    assert owner.ticks(3) == []
+
+
+def test_a_larger_context_than_the_one_that_loads_is_a_load_of_its_own() -> None:
+    owner = Owner(machine("a"), machine("b", load_bytes_s=2e9))
+    owner.hears(asked("1", context_tokens=4096))
+    assert owner.hears(asked("2", context_tokens=2048)) == []
+    orders = owner.hears(asked("3", context_tokens=16_384))
+    assert orders == [Load(A, MODEL, "asked", context_tokens=16_384)]
+
+
+def test_what_was_used_least_recently_makes_room() -> None:
+    third = "sha256:" + "3" * 64
+    node = machine("a", loaded(OTHER, idle_s=10.0), loaded(third, idle_s=50.0), free_gib=0.5)  # type: ignore[arg-type]
+    assert Owner(node).hears(asked()) == [Unload(A, third, "room"), Load(A, MODEL, "asked")]
+
+
+def test_two_loads_are_not_promised_the_same_memory() -> None:
+    size = {"footprint": Footprint(file_bytes=GIB, layer_bytes=3 * GIB, train_context_tokens=4096)}
+    node = machine("a", free_gib=4, held=(held(), held(OTHER)))
+    owner = Owner(node)
+    assert owner.hears(asked("1", **size)) == [Load(A, MODEL, "asked")]
+    assert owner.hears(asked("2", model=OTHER, **size)) == [Refused("2", Refusal("no_room", 3 * GIB, GIB))]
+
+
+def test_nobody_can_is_said_with_the_numbers() -> None:
+    owner = Owner(machine("a", free_gib=0.5), machine("b", free_gib=0.7))
+    need = FOOTPRINT.need(4096, 1).total_bytes
+    assert owner.hears(asked()) == [Refused("1", Refusal("no_room", need, int(0.7 * GIB)))]
+
+
+def test_a_failed_load_is_tried_elsewhere_and_then_refused_with_its_message() -> None:
+    owner = Owner(machine("a"), machine("b", load_bytes_s=2e9))
+    assert owner.hears(asked()) == [Load(B, MODEL, "asked")]
+    assert owner.hears(LoadFailed(B, MODEL, "no")) == [Load(A, MODEL, "asked")]
+    assert owner.hears(LoadFailed(A, MODEL, "out of memory")) == [Refused("1", Refusal("no_node"), "out of memory")]
+    assert owner.ticks(61) == []
+    assert owner.hears(asked("2")) == [Load(B, MODEL, "asked")]
+
+
+def test_a_failure_that_nobody_ordered_changes_nothing() -> None:
+    owner = Owner(machine("a"))
+    assert owner.hears(LoadFailed(A, MODEL, "what?")) == []
+    assert owner.hears(asked()) == [Load(A, MODEL, "asked")]
+
+
+def test_a_load_lost_with_its_node_is_ordered_elsewhere() -> None:
+    owner = Owner(machine("a"), machine("b", load_bytes_s=2e9))
+    owner.hears(asked())
+    assert owner.hears(NodeLost(B)) == [Load(A, MODEL, "asked")]
+
+
+def test_a_load_that_no_report_ever_shows_is_given_up() -> None:
+    owner = Owner(machine("a"), machine("b", load_bytes_s=2e9), patience=Patience(unseen_load_s=5))
+    owner.hears(asked())
+    assert owner.ticks(7) == [Load(A, MODEL, "asked")]
+
+
+def test_an_ask_ends_with_its_deadline() -> None:
+    owner = Owner(machine("a"))
+    owner.hears(asked(deadline_s=3.5))
+    assert owner.ticks(3) == []
+    assert owner.ticks(1) == [Refused("1", Refusal("no_node"))]
+
+
+def test_a_pinned_model_is_loaded_kept_and_loaded_again() -> None:
+    owner = Owner(machine("a"), machine("b", load_bytes_s=2e9))
+    assert owner.hears(Pin(request())) == [Load(B, MODEL, "pinned", keep_alive_s=FOREVER)]
+    assert owner.ticks(3) == []
+    assert owner.reports(machine("b", loaded())) == [SetPinned(B, MODEL, pinned=True)]
+    assert owner.reports(machine("b", loaded(pinned=True))) == []
+    assert owner.hears(NodeLost(B)) == [Load(A, MODEL, "pinned", keep_alive_s=FOREVER)]
+    owner.reports(machine("a", loaded(pinned=True)))
+    assert owner.hears(Unpin(MODEL)) == [SetPinned(A, MODEL, pinned=False)]
+
+
+def test_a_model_pinned_to_nodes_is_on_each_of_them() -> None:
+    owner = Owner(machine("a", loaded()), machine("b"), machine("c"))
+    orders = owner.hears(Pin(request(), frozenset({A, C})))
+    assert set(orders) == {Load(C, MODEL, "pinned", keep_alive_s=FOREVER), SetPinned(A, MODEL, pinned=True)}
+
+
+def test_a_new_owner_leaves_older_pins_alone_until_it_is_told() -> None:
+    owner = Owner(machine("a", loaded(pinned=True)), machine("b", loaded(pinned=True)))
+    assert owner.ticks(10) == []
+    assert owner.hears(Pin(request(), frozenset({B}))) == [SetPinned(A, MODEL, pinned=False)]
+    assert owner.hears(Unpin(MODEL), 10) == [SetPinned(A, MODEL, pinned=False), SetPinned(B, MODEL, pinned=False)]
+
+
+def test_a_pinned_model_makes_no_room() -> None:
+    owner = Owner(machine("a", loaded(OTHER, pinned=True, idle_s=900.0), free_gib=0.5))
+    assert isinstance(owner.hears(asked())[-1], Refused)
+
+
+def test_a_queue_that_costs_more_than_a_load_brings_a_second_copy() -> None:
+    busy = loaded(active=4, queued=40)
+    owner = Owner(machine("a", busy), machine("b"), machine("c", load_bytes_s=0.5e9))
+    assert owner.ticks(2) == []
+    assert owner.ticks(1) == [Load(B, MODEL, "busy", context_tokens=8192)]
+    assert owner.ticks(20) == []
+    owner.reports(machine("b", busy))
+    assert owner.ticks(3) == [Load(C, MODEL, "busy", context_tokens=8192)]
+
+
+def test_a_short_peak_brings_no_copy() -> None:
+    owner = Owner(machine("a", loaded(active=4, queued=40)), machine("b"))
+    assert owner.ticks(1) == []
+    owner.reports(machine("a", loaded(active=4)))
+    assert owner.ticks(1) == []
+    owner.reports(machine("a", loaded(active=4, queued=40)))
+    assert owner.ticks(2) == []
+
+
+def test_the_copy_is_given_back_when_the_first_can_do_the_work_alone() -> None:
+    owner = Owner(machine("a", loaded(active=4, queued=40)), machine("b"), patience=Patience(spare_s=10))
+    owner.ticks(3)
+    owner.reports(machine("b", loaded(active=3)))
+    owner.reports(machine("a", loaded(active=2)))
+    assert owner.ticks(12) == []
+    owner.reports(machine("b", loaded()))
+    assert owner.ticks(9) == []
+    assert owner.ticks(2) == [Unload(B, MODEL, "given_back")]
+
+
+def test_what_somebody_asked_for_is_not_given_back() -> None:
+    owner = Owner(machine("a", loaded()), machine("b", loaded()), patience=Patience(spare_s=10))
+    assert owner.ticks(30) == []
+
+
+def test_draining_moves_what_is_used_and_then_empties_the_node() -> None:
+    owner = Owner(machine("a", loaded(active=1), loaded(OTHER)), machine("b"))
+    assert owner.hears(Drain(A)) == [
+        SetDraining(A, draining=True),
+        Load(B, MODEL, "drained", context_tokens=8192),
+        Unload(A, OTHER, "drained"),
+    ]
+    draining = {"state": "draining"}
+    owner.reports(machine("a", loaded(active=1), **draining))
+    owner.reports(machine("b", loaded()))
+    assert owner.hears(asked()) == [Placed("1", B)]
+    assert owner.reports(machine("a", loaded(), **draining)) == [Unload(A, MODEL, "drained")]
+    assert owner.reports(machine("a", **draining)) == [Drained(A)]
+    assert owner.ticks(5) == []
+    assert owner.hears(Undrain(A)) == [SetDraining(A, draining=False)]
+    owner.reports(machine("a"))
+    assert owner.hears(asked("2", only=frozenset({A}))) == [Load(A, MODEL, "asked")]
+
+
+def test_a_node_that_drains_by_itself_is_helped() -> None:
+    owner = Owner(machine("a", loaded(active=1)), machine("b"))
+    assert owner.reports(machine("a", loaded(active=1), state="draining")) == [
+        Load(B, MODEL, "drained", context_tokens=8192)
+    ]
+
+
+def test_a_pin_leaves_a_node_that_is_drained() -> None:
+    owner = Owner(machine("a", loaded(pinned=True)), machine("b"))
+    owner.hears(Pin(request()))
+    orders = owner.hears(Drain(A)) + owner.ticks(1)
+    assert Load(B, MODEL, "pinned", keep_alive_s=FOREVER) in orders
+    assert Unload(A, MODEL, "drained") in orders
