@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from node.engine.binding import Context
 from node.engine.embeddings import Embedder, EmbedTicket, group_inputs, shape_vector
+from node.engine.loop import Send
 from node.jobs import Embedded, Event
 from tests.support.tiny_gguf import write_tiny_bert, write_tiny_llama
 
@@ -36,6 +37,14 @@ def test_a_vector_is_cut_before_it_is_normalised() -> None:
     assert shape_vector(np.zeros(3, np.float32), dimensions=None, normalize=True).tolist() == [0, 0, 0]
 
 
+def putting_into(events: queue.SimpleQueue[Event]) -> Send:
+    def send(sent: Sequence[Event]) -> None:
+        for event in sent:
+            events.put(event)
+
+    return send
+
+
 Embed = Callable[[EmbedTicket], np.ndarray]
 
 
@@ -45,7 +54,7 @@ def start_embedder() -> Iterator[Callable[[Context], Embed]]:
 
     def start(context: Context) -> Embed:
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        embedder = Embedder(context, lambda sent: [events.put(e) for e in sent] and None)
+        embedder = Embedder(context, putting_into(events))
         thread = threading.Thread(target=embedder.run, daemon=True)
         thread.start()
         running.append((embedder, thread))
@@ -119,7 +128,7 @@ def test_a_text_longer_than_a_batch_gives_the_same_vector(
 
 def test_a_cancelled_job_is_not_answered(tiny: Path, load_context: Callable[..., Context]) -> None:
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    embedder = Embedder(load_context(tiny, embedding=True), lambda sent: [events.put(e) for e in sent] and None)
+    embedder = Embedder(load_context(tiny, embedding=True), putting_into(events))
     for job in ("a", "b"):
         embedder.submit(EmbedTicket(job, [[5, 6, 7]]))
     embedder.cancel("a")

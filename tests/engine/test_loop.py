@@ -138,7 +138,7 @@ def test_a_failed_decode_fails_the_running_jobs_and_the_engine_goes_on(start: St
     assert driver.run(LONG).done.usage.cached_tokens == 0
 
 
-def test_memory_that_can_not_go_back_is_read_anew(start: Start) -> None:
+def test_memory_that_can_not_go_back_is_read_anew(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """As recurrent models' is; the tiny model only plays one."""
     driver = start(parallel=1)
     expected = driver.run(LONG + "b").tokens
@@ -148,7 +148,7 @@ def test_memory_that_can_not_go_back_is_read_anew(start: Start) -> None:
     recurrent = Driver(context)
     driver.context.model.remembers_only_forward = False
     truncate = context.truncate
-    context.truncate = lambda s, p: p < 0 and truncate(s, p)  # type: ignore[method-assign]
+    monkeypatch.setattr(context, "truncate", lambda s, p: p < 0 and truncate(s, p))
     try:
         first = recurrent.run(LONG)
         again = recurrent.run(LONG + "b")

@@ -69,7 +69,8 @@ class RunnerProcess:
     def receive(self) -> Reply:
         body = self._file.read(int.from_bytes(self._file.read(FRAME_HEADER_BYTES), "little"))
         assert body, self.log.read_text()
-        return decode_reply(body)
+        reply: Reply = decode_reply(body)
+        return reply
 
     def events(self) -> tuple[Event, ...]:
         reply = self.receive()
