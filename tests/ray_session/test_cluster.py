@@ -1,0 +1,142 @@
+"""A real Ray cluster of three nodes loses one part after another; the tests build on each other, in this order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from msgspec.structs import replace
+
+from node.ray_session import leftover
+from tests.ray_session.conftest import RayCluster, RayNode, until
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240)]
+
+AGENT, COORDINATOR = "ray::NodeAgent", "ray::Coordinator"
+
+
+async def kill(node: RayNode, process: str) -> None:
+    os.kill((await node.processes())[process], signal.SIGKILL)
+
+
+def starts(cluster: RayCluster) -> list[int]:
+    return [node.control.status.starts for node in cluster.nodes]
+
+
+async def test_three_nodes_form_a_cluster_and_each_is_answered(cluster: RayCluster) -> None:
+    assert [await node.is_answered() for node in cluster.nodes] == [True, True, True]
+    assert [node.control.status.role for node in cluster.nodes] == ["head", "worker", "worker"]
+
+
+async def test_no_more_processes_run_than_are_needed(cluster: RayCluster) -> None:
+    head, worker, _ = [await node.processes() for node in cluster.nodes]
+    needed = {"raylet", "ray::DashboardAgent", "ray::RuntimeEnvAgent", AGENT}
+    assert set(worker) == needed
+    assert set(head) == needed | {"gcs_server", COORDINATOR}
+
+
+async def test_the_token_stands_in_no_command_line_and_in_no_environment(cluster: RayCluster) -> None:
+    assert cluster.formation is not None
+    for node in cluster.nodes:
+        for pid in (await node.processes()).values():
+            process = psutil.Process(pid)
+            assert cluster.formation.token not in str(process.cmdline())
+            assert cluster.formation.token not in str(process.environ())
+
+
+async def test_a_killed_agent_is_back(cluster: RayCluster) -> None:
+    await kill(cluster.nodes[1], AGENT)
+    await until(lambda: not cluster.nodes[1].is_heard)
+    await cluster.until_whole(1)
+    assert await cluster.nodes[1].is_answered()
+    assert starts(cluster) == [1, 1, 1]
+
+
+async def test_a_killed_coordinator_is_back_and_hears_everybody(cluster: RayCluster) -> None:
+    for node in cluster.nodes:
+        node.reach.clear()
+    await kill(cluster.nodes[0], COORDINATOR)
+    await until(lambda: all(node.reach for node in cluster.nodes))
+    await cluster.until_whole(1)
+    assert [await node.is_answered() for node in cluster.nodes] == [True, True, True]
+    assert starts(cluster) == [1, 1, 1]
+
+
+async def test_a_node_whose_raylet_died_joins_again_by_itself(cluster: RayCluster) -> None:
+    await kill(cluster.nodes[2], "raylet")
+    await until(lambda: not cluster.nodes[2].is_heard)
+    await cluster.until_whole(1)
+    assert await cluster.nodes[2].is_answered()
+    assert starts(cluster) == [1, 1, 2]
+
+
+async def test_a_head_whose_control_store_died_comes_back_and_the_others_stay(cluster: RayCluster) -> None:
+    await kill(cluster.nodes[0], "gcs_server")
+    await until(lambda: not cluster.nodes[0].is_heard)
+    await cluster.until_whole(1)
+    assert [await node.is_answered() for node in cluster.nodes] == [True, True, True]
+    assert starts(cluster) == [2, 1, 2]
+
+
+async def test_who_has_the_wrong_token_or_another_authority_is_refused_within_seconds(
+    cluster: RayCluster, stranger: Callable[..., RayNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.ray_session.session.WORKER_LIMIT_S", 8.0)
+    assert cluster.formation is not None
+    member, foreigner = stranger(of_this_cluster=True), stranger(of_this_cluster=False)
+    try:
+        for node, formation in ((member, replace(cluster.formation, token="0" * 64)), (foreigner, cluster.formation)):
+            node.start()
+            node.control.follow(formation)
+        await until(lambda: bool(member.control.status.reason) and bool(foreigner.control.status.reason), 30)
+        print(member.control.status, foreigner.control.status)
+        assert member.control.status.phase != "up"
+        assert foreigner.control.status.phase != "up"
+    finally:
+        await asyncio.gather(member.stop(), foreigner.stop())
+    assert [await node.is_answered() for node in cluster.nodes] == [True, True, True]
+
+
+async def test_without_the_heads_machine_the_others_form_the_next_generation(cluster: RayCluster) -> None:
+    first, *others = cluster.nodes
+    await first.stop()
+    cluster.nodes, cluster.away = others, [first]
+    await cluster.form(2, others[0])
+    assert [await node.is_answered() for node in cluster.nodes] == [True, True]
+    assert others[0].control.status.role == "head"
+
+
+async def test_the_former_head_returns_as_a_worker_of_the_new_generation(cluster: RayCluster) -> None:
+    first = cluster.away.pop()
+    first.start()
+    cluster.nodes.append(first)
+    first.control.follow(cluster.formation)
+    await cluster.until_whole(2)
+    assert await first.is_answered()
+    assert first.control.status.role == "worker"
+
+
+async def test_a_daemon_that_is_killed_leaves_a_session_that_its_successor_ends(cluster: RayCluster) -> None:
+    node = cluster.nodes[-1]
+    left = await node.processes()
+    assert await asyncio.to_thread(leftover.sweep, node.settings.state)
+    assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in left.values())
+    await until(lambda: not node.is_heard)
+    await cluster.until_whole(2)
+
+
+async def test_nothing_is_left_when_all_have_stopped(cluster: RayCluster) -> None:
+    pids = [pid for node in cluster.nodes for pid in (await node.processes()).values()]
+    folders = [node.control._keeper.session.plan.folder for node in cluster.nodes]  # type: ignore[union-attr]
+    await asyncio.gather(*(node.stop() for node in cluster.nodes))
+    assert not [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
+    assert not [folder for folder in folders if exists(folder)]
+
+
+def exists(folder: Path) -> bool:
+    return folder.exists()
