@@ -10,9 +10,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from api import model_routes, native_routes, openai_routes
+from api.cluster import routes as cluster_routes
 from api.daemon import Daemon
 from api.errors import EXPECTED_ERRORS, Fault, NoSuchRoute, WrongMethod, fault_of
-from api.gate import Gate, HostRule, OriginRule
+from api.gate import AnyHost, Gate, HostRule, OriginRule
 from api.stream import ClientGone, fault_response
 
 log = logging.getLogger(__name__)
@@ -23,9 +24,18 @@ NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": Fal
 
 def create_app(daemon: Daemon) -> FastAPI:
     """The HTTP application of one daemon."""
+    return _create_app(daemon, HostRule(daemon.bound_host, daemon.settings.allowed_hosts))
+
+
+def create_lan_app(daemon: Daemon) -> FastAPI:
+    """The same for the LAN port, where a credential comes with each request and so any name will do."""
+    return _create_app(daemon, AnyHost())
+
+
+def _create_app(daemon: Daemon, hosts: HostRule | AnyHost) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, telemetry=NO_TELEMETRY)
     app.state.daemon = daemon
-    for routes in (model_routes, native_routes, openai_routes):
+    for routes in (model_routes, native_routes, openai_routes, cluster_routes):
         app.include_router(routes.router)
     for kind in EXPECTED_ERRORS:
         app.add_exception_handler(kind, _answer_error)
@@ -34,7 +44,7 @@ def create_app(daemon: Daemon) -> FastAPI:
     app.add_exception_handler(Exception, _answer_bug)
     app.add_middleware(
         Gate,
-        hosts=HostRule(daemon.bound_host, daemon.settings.allowed_hosts),
+        hosts=hosts,
         origins=OriginRule(daemon.settings.allowed_origins),
     )
     return app

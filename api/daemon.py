@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from api.errors import UnknownModel
+from api.errors import NotGranted, UnknownModel
 from node.jobs import Embedded, EmbedJob, Event, Job, Rendered
 from node.settings import Settings
 from node.supervisor import LoadedModel, LoadOptions
 from registry import Model, ModelName, ModelNotFound, ModelStore
+
+if TYPE_CHECKING:
+    from api.cluster.host import ClusterHost
 
 MAX_KNOWN_MODELS = 256
 # What this version's engine can do with a model; pictures and sound are not among it yet.
@@ -58,22 +62,73 @@ class KnownModel:
     capabilities: tuple[str, ...]
 
 
+class Elsewhere(Protocol):
+    """The models of other machines; `api.cluster.catalogue.Catalogue` knows them."""
+
+    async def find(self, name: ModelName) -> KnownModel:
+        """A model that only other machines store. Raises ModelNotFound, Unserved."""
+        ...
+
+    async def show(self, name: ModelName, *, verbose: bool) -> dict[str, Any]:
+        """What /api/show says of it. Raises as `find`."""
+        ...
+
+    async def entries(self, local: Sequence[ModelName]) -> list[dict[str, Any]]:
+        """Lines of /api/tags for models that are not among the local ones."""
+        ...
+
+    async def loaded(self, here: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Lines of /api/ps: those of this machine and those of the others, each with its machine's name."""
+        ...
+
+    def may_use(self, name: str) -> bool:
+        """Whether whoever asks may use the model of this name."""
+        ...
+
+    def stored_here_changed(self) -> None:
+        """Models were added to this machine, or removed."""
+        ...
+
+
 class ModelShelf:
-    """Models by the names that requests use. What is read of a model is kept until its manifest changes."""
+    """Models by the names that requests use. What is read of a model is kept until its manifest changes.
+
+    `elsewhere`: where names are looked up that no model of this machine has.
+    """
 
     def __init__(self, store: ModelStore) -> None:
+        self.elsewhere: Elsewhere | None = None
         self._store = store
         self._known: dict[tuple[ModelName, str], KnownModel] = {}
 
     async def find(self, asked: str, *, advice: str = "") -> KnownModel:
         """The model that a request names, with everything read that a request needs.
 
-        Raises: UnknownModel, with `advice` in its text; InvalidModelName; RegistryError: the store is damaged.
+        Raises: UnknownModel, with `advice` in its text; InvalidModelName; RegistryError: the store is damaged;
+        NotGranted: whoever asks may not use it; Unserved: only machines that can't be reached have it.
         """
+        name = ModelName.parse(asked)
+        if self.elsewhere is not None and not self.elsewhere.may_use(str(name)):
+            raise NotGranted(f"this token does not allow model '{str(name)[:128]}'")
         try:
-            return await asyncio.to_thread(self._find, ModelName.parse(asked))
+            return await asyncio.to_thread(self._find, name)
         except ModelNotFound:
+            if self.elsewhere is not None:
+                with contextlib.suppress(ModelNotFound):
+                    return await self.elsewhere.find(name)
             raise UnknownModel(asked, advice) from None
+
+    def is_here(self, known: KnownModel) -> bool:
+        """Whether this machine stores the model; looks at the disk."""
+        try:
+            return self._store.resolve(known.model.name).digest == known.model.digest
+        except ModelNotFound:
+            return False
+
+    def changed(self) -> None:
+        """Models were added to this machine, or removed."""
+        if self.elsewhere is not None:
+            self.elsewhere.stored_here_changed()
 
     def describe(self, model: Model) -> KnownModel:
         """What is known of a stored model; blocks on the disk the first time. Raises RegistryError."""
@@ -92,16 +147,23 @@ class ModelShelf:
         return self.describe(self._store.resolve(name))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Daemon:
-    """Everything that a route may use. `bound_host` is what the listening socket is bound to."""
+    """Everything that a route may use.
+
+    Attributes:
+        node: who runs models: this machine's supervisor, or the whole cluster while it is in one.
+        bound_host: what the listening socket is bound to.
+        cluster: the way into a cluster and out of it; None: this daemon has none.
+    """
 
     store: ModelStore
     node: Node
     settings: Settings
     version: str
     bound_host: str = "127.0.0.1"
+    cluster: ClusterHost | None = None
     shelf: ModelShelf = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shelf", ModelShelf(self.store))
+        self.shelf = ModelShelf(self.store)

@@ -8,6 +8,9 @@ ApiError
 ├── Unauthenticated     the LAN port was asked without a token or node certificate, or with one that does not count
 ├── NotGranted          the token is good, but not for this
 ├── OverLimit           the token's own rates are used up
+├── Conflict            not possible as things are now
+├── OutOfReach          another machine has to take part and does not answer
+├── UnknownItem         no such node, token or the like
 ├── ForbiddenHost       the Host header names neither this machine nor a configured name
 ├── ForbiddenOrigin     a web page that may not use this node
 ├── NoSuchRoute         unknown path
@@ -108,6 +111,39 @@ class OverLimit(ApiError):
         return f"this token's limit of {self.limit} is reached; try again in {self.retry_after_s} s"
 
 
+class Conflict(ApiError):
+    """The request makes sense, but not as things are now; `reason` says what is in the way."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class OutOfReach(ApiError):
+    """Another machine has to take part and does not answer."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class UnknownItem(ApiError):
+    """There is no such node, token or the like; `kind` says what was looked for."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(kind, name)
+        self.kind, self.name = kind, name[:256]
+
+    def __str__(self) -> str:
+        return f"no such {self.kind}: {self.name}"
+
+
 class ForbiddenHost(ApiError):
     """The request was addressed to a name that this node does not answer to (DNS rebinding looks like that)."""
 
@@ -171,6 +207,9 @@ STATUS: Mapping[type[Exception], int] = {
     Unauthenticated: 401,
     NotGranted: 403,
     OverLimit: 429,
+    Conflict: 409,
+    OutOfReach: 502,
+    UnknownItem: 404,
     ForbiddenHost: 403,
     ForbiddenOrigin: 403,
     NoSuchRoute: 404,

@@ -67,6 +67,14 @@ class HostRule:
         return address is not None and (address.is_loopback or self._any_address)
 
 
+class AnyHost:
+    """For a port that asks for a credential: a rebound name gives a page nothing without one."""
+
+    def allows(self, header: str) -> bool:
+        """Whether this Host header will do."""
+        return True
+
+
 class OriginRule:
     """Which web pages may use this node; `*` in a pattern stands for any text, a lone `*` for every page."""
 
@@ -86,7 +94,7 @@ class OriginRule:
 class Gate:
     """The layer around the application."""
 
-    def __init__(self, app: ASGIApp, *, hosts: HostRule, origins: OriginRule) -> None:
+    def __init__(self, app: ASGIApp, *, hosts: HostRule | AnyHost, origins: OriginRule) -> None:
         self._app, self._hosts, self._origins = app, hosts, origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -60,13 +60,20 @@ async def tags(request: Request) -> Response:
     daemon = daemon_of(request)
     models = await asyncio.to_thread(daemon.store.list)
     await asyncio.to_thread(daemon.store.warm_facts, models)
-    return json_response({"models": await asyncio.to_thread(tag_entries, daemon.shelf, models)})
+    entries = await asyncio.to_thread(tag_entries, daemon.shelf, models)
+    if (elsewhere := daemon.shelf.elsewhere) is not None:
+        entries += await elsewhere.entries([model.name for model in models])
+        entries = [entry for entry in entries if elsewhere.may_use(entry["name"])]
+    return json_response({"models": entries})
 
 
 @router.post("/api/show")
 async def show(request: Request, body: Annotated[ShowBody, json_body(ShowBody)]) -> Response:
     """Everything about one model."""
-    known = await daemon_of(request).shelf.find(_asked(body))
+    shelf = daemon_of(request).shelf
+    known = await shelf.find(_asked(body))
+    if shelf.elsewhere is not None and not await asyncio.to_thread(shelf.is_here, known):
+        return json_response(await shelf.elsewhere.show(known.model.name, verbose=body.verbose))
     return json_response(await asyncio.to_thread(show_object, known, verbose=body.verbose, system=body.system))
 
 
@@ -79,6 +86,7 @@ async def copy(request: Request, body: Annotated[CopyBody, json_body(CopyBody)])
     except ModelNotFound:
         raise UnknownModel(body.source) from None
     log.info("model copied source=%s target=%s", source, target)
+    daemon_of(request).shelf.changed()
     return Response()
 
 
@@ -94,6 +102,7 @@ async def delete(request: Request, body: Annotated[NamedBody, json_body(NamedBod
     except ModelNotFound:
         raise UnknownModel(asked) from None
     log.info("model deleted name=%s", name)
+    daemon.shelf.changed()
     await daemon.node.unload(name)
     return Response()
 
@@ -136,6 +145,7 @@ async def _create(daemon: Daemon, name: ModelName, recipe: Recipe) -> AsyncGener
     except ModelNotFound as error:
         raise UnknownModel(str(error.name)) from None
     log.info("model created name=%s", name)
+    daemon.shelf.changed()
     yield _status_line("success")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from api.clock import FOREVER, time_text
@@ -124,6 +125,16 @@ def openai_model(model: Model, shown_as: str = "") -> dict[str, Any]:
         "object": "model",
         "created": int(model.modified_at.timestamp()),
         "owned_by": model.name.namespace,
+    }
+
+
+def openai_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of /v1/models from a line of /api/tags."""
+    return {
+        "id": entry["name"],
+        "object": "model",
+        "created": int(datetime.fromisoformat(entry["modified_at"]).timestamp()),
+        "owned_by": ModelName.parse(entry["name"]).namespace,
     }
 
 

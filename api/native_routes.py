@@ -125,4 +125,7 @@ async def ps(request: Request) -> Response:
     """The models in memory, the one that stays longest first."""
     daemon = daemon_of(request)
     loaded = sorted(daemon.node.loaded(), key=lambda item: item.expires_at or FOREVER, reverse=True)
-    return json_response({"models": await asyncio.to_thread(loaded_entries, daemon.store, loaded)})
+    entries = await asyncio.to_thread(loaded_entries, daemon.store, loaded)
+    if (elsewhere := daemon.shelf.elsewhere) is not None:
+        entries = await elsewhere.loaded(entries)
+    return json_response({"models": entries})

@@ -13,7 +13,7 @@ from api.asks import Ask, chat_completion_asks, completion_asks, embed_ask
 from api.body import json_body
 from api.daemon import KnownModel
 from api.errors import BadRequest
-from api.model_views import openai_model
+from api.model_views import openai_entry, openai_model
 from api.openai_answers import (
     SSE,
     ChatChoice,
@@ -99,8 +99,13 @@ async def embeddings(request: Request, body: Annotated[EmbeddingBody, json_body(
 @router.get("/models")
 async def models(request: Request) -> Response:
     """Every stored model."""
-    stored = await asyncio.to_thread(daemon_of(request).store.list)
-    return json_response({"object": "list", "data": [openai_model(model) for model in stored]})
+    daemon = daemon_of(request)
+    stored = await asyncio.to_thread(daemon.store.list)
+    shown = [openai_model(model) for model in stored]
+    if (elsewhere := daemon.shelf.elsewhere) is not None:
+        shown += [openai_entry(entry) for entry in await elsewhere.entries([model.name for model in stored])]
+        shown = [entry for entry in shown if elsewhere.may_use(entry["id"])]
+    return json_response({"object": "list", "data": shown})
 
 
 @router.get("/models/{name:path}")

@@ -126,14 +126,19 @@ async def _serve(settings: Settings, listener: socket.socket, version: str, star
     import uvicorn
 
     from api.app import create_app
+    from api.cluster.host import ClusterHost
     from api.daemon import Daemon
+    from node.devices import DeviceSource
     from node.supervisor import Supervisor
     from registry import ModelStore
 
     store = ModelStore(settings.models_dir, cache_dir=settings.cache_dir)
-    node = Supervisor(settings)
+    devices = DeviceSource()
+    node = Supervisor(settings, devices)
     host, port = listener.getsockname()[:2]
-    app = create_app(Daemon(store=store, node=node, settings=settings, version=version, bound_host=settings.host))
+    daemon = Daemon(store=store, node=node, settings=settings, version=version, bound_host=settings.host)
+    cluster = daemon.cluster = ClusterHost(daemon, devices)
+    app = create_app(daemon)
 
     class Server(uvicorn.Server):
         """Uvicorn, without its own idea of signals: it would raise them again when it has ended."""
@@ -162,6 +167,7 @@ async def _serve(settings: Settings, listener: socket.socket, version: str, star
         asyncio.get_running_loop().add_signal_handler(number, _stop, server, stopping)
     draining = asyncio.create_task(_end_streams(node, stopping), name="drain")
     record = _publish(settings.state_dir, host, port, version)
+    cluster.start()
     # What has been imported by now stays: keep it out of every later collection, which would stall the streams.
     gc.collect()
     gc.freeze()
@@ -180,6 +186,7 @@ async def _serve(settings: Settings, listener: socket.socket, version: str, star
             remove_daemon_record(settings.state_dir, record)
         try:
             async with asyncio.timeout(CLOSE_S):
+                await cluster.close()
                 await node.close()
         except TimeoutError:
             log.warning("runners did not end in time; they end with this process")

@@ -23,6 +23,7 @@ _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _TRUE = {"1", "t", "true", "on", "yes"}
 _FALSE = {"0", "f", "false", "off", "no"}
 MAX_DURATION_CHARS = 64
+MAX_NAME_BYTES = 63
 
 
 class Address(Struct, frozen=True, kw_only=True):
@@ -156,6 +157,26 @@ def parse_count(value: Any) -> int:
     if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
         raise ValueError(text)
     return int(text)
+
+
+def parse_port(value: Any) -> int:
+    """A TCP port."""
+    if not 1 <= (port := parse_count(value)) <= 65535:
+        raise ValueError(value)
+    return port
+
+
+def parse_name(value: Any) -> str:
+    """A name for people: printable, one line, not too long."""
+    name = _text(value)
+    if not name.isprintable() or not 1 <= len(name.encode()) <= MAX_NAME_BYTES:
+        raise ValueError(value)
+    return name
+
+
+def parse_addresses(value: Any) -> tuple[str, ...]:
+    """IP addresses, as `parse_words` takes words."""
+    return tuple(str(ipaddress.ip_address(word)) for word in parse_words(value))
 
 
 def parse_switch(value: Any) -> bool:

@@ -21,8 +21,11 @@ from node.errors import InvalidSetting
 from node.setting_values import (
     Address,
     parse_address,
+    parse_addresses,
     parse_count,
     parse_duration,
+    parse_name,
+    parse_port,
     parse_size,
     parse_switch,
     parse_timeout,
@@ -76,6 +79,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_body_bytes: int = 64 << 20
     history: bool = True
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    node_name: str = ""
+    lan_port: int = 11435
+    lan_hosts: tuple[str, ...] = ()
+    discovery: Literal["auto", "off"] = "auto"
+    interfaces: tuple[str, ...] = ()
+    static_peers: tuple[str, ...] = ()
+    ray: Literal["auto", "off"] = "auto"
 
     @property
     def host(self) -> str:
@@ -332,6 +342,56 @@ TABLE: tuple[Setting, ...] = (
         _one_of("debug", "info", "warning", "error"),
         ollama="OLLAMA_DEBUG",
         parse_ollama=_debug_level,
+    ),
+    Setting(
+        "node_name",
+        "What this machine is called in its cluster.",
+        "a name of up to 63 printable characters",
+        "the host name",
+        parse_name,
+    ),
+    Setting(
+        "lan_port",
+        "The port for other machines, open only while this machine belongs to a cluster.",
+        "a port number",
+        "11435",
+        parse_port,
+    ),
+    Setting(
+        "lan_host",
+        "The addresses of this machine on which the LAN port is opened and under which others reach it.",
+        "IP addresses, with commas",
+        "all",
+        parse_addresses,
+        field="lan_hosts",
+    ),
+    Setting(
+        "discovery",
+        "Whether a member of a cluster announces itself by mDNS and looks for the others.",
+        "auto or off",
+        "auto",
+        _one_of("auto", "off"),
+    ),
+    Setting(
+        "interfaces",
+        "Network interfaces for discovery, by name, pattern or address; Docker's bridges and VPNs only if named.",
+        "names such as eth0, patterns such as en*, or addresses, with commas",
+        "physical ones",
+        parse_words,
+    ),
+    Setting(
+        "static_peers",
+        "Machines of the cluster to call besides those found by mDNS, for networks that block it.",
+        "host:port pairs, with commas",
+        "none",
+        parse_words,
+    ),
+    Setting(
+        "ray",
+        "Whether a member of a cluster takes part in its Ray session, which places models.",
+        "auto or off",
+        "auto",
+        _one_of("auto", "off"),
     ),
 )
 

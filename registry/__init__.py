@@ -6,6 +6,7 @@ imported by a child process.
 
 from registry.blobs import BlobStore, BlobWriter
 from registry.capabilities import capabilities_of, is_go_template
+from registry.card import CardBox, ModelCard
 from registry.digest import Digest
 from registry.errors import (
     BlobError,
@@ -49,6 +50,7 @@ __all__ = [
     "BlobStore",
     "BlobWriter",
     "BuiltinModel",
+    "CardBox",
     "ChatTurn",
     "Command",
     "Config",
@@ -65,6 +67,7 @@ __all__ = [
     "Layer",
     "Manifest",
     "Model",
+    "ModelCard",
     "ModelName",
     "ModelNotFound",
     "ModelStore",

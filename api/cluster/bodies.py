@@ -1,0 +1,65 @@
+"""Request bodies of /api/cluster."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from api.body import Body
+
+DAY_S = 86400.0
+
+
+class CreateClusterBody(Body):
+    """POST and PATCH /api/cluster."""
+
+    name: str
+
+
+class InviteBody(Body):
+    """POST /api/cluster/invitations."""
+
+    expires_s: float = 900.0
+    uses: int = 1
+
+
+class JoinBody(Body):
+    """POST /api/cluster/join."""
+
+    invitation: str
+
+
+class DrainBody(Body):
+    """POST /api/cluster/nodes/{node}/drain."""
+
+    drain: bool = True
+
+
+class TokenBody(Body):
+    """POST /api/cluster/tokens; a rate that is left out is not limited."""
+
+    name: str
+    scopes: list[Literal["infer", "models", "admin"]] = Field(default=["infer"])
+    models: list[str] = Field(default=[])
+    rpm: int | None = None
+    tpm: int | None = None
+    max_parallel: int | None = None
+    expires_s: float = 30 * DAY_S
+    weight: float = 1.0
+    priority: int = 0
+
+
+class ExplainBody(Body):
+    """POST /api/cluster/explain."""
+
+    model: str
+    prompt_tokens: int = Field(default=0, ge=0)
+    num_ctx: int | None = Field(default=None, ge=1)
+
+
+class PinBody(Body):
+    """POST /api/cluster/pins; no nodes: where the next request for the model would go."""
+
+    model: str
+    nodes: list[str] = Field(default=[])

@@ -1,0 +1,177 @@
+"""How a member finds the others: mDNS, the operator's static peers, and what is remembered, all given to `Peers`.
+
+Whatever is found is only dialled; certificates decide who it is. mDNS that does not work here is logged once and
+tried again, as interfaces come and go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from typing import TYPE_CHECKING, Literal
+
+from cryptography.hazmat.primitives import serialization
+
+from node.discovery import (
+    Advert,
+    Discovery,
+    InvalidPeer,
+    Myself,
+    NoMulticast,
+    PeerAddress,
+    Sighting,
+    choose_dials,
+    interfaces_in_use,
+)
+from node.errors import NodeError
+from node.peers import MemberRecord
+
+if TYPE_CHECKING:
+    from api.cluster.member import ClusterNode
+    from node.settings import Settings
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 5.0
+RETRY_S = 15.0
+GREET_S = 2.0
+SLOWEST_GREET_S = 60.0
+
+
+class Finder:
+    """Finds members for one node. `state` and `reason` are for people."""
+
+    def __init__(self, member: ClusterNode, settings: Settings, *, version: str) -> None:
+        self.state: Literal["off", "on", "failed"] = "off"
+        self.reason = ""
+        self._member, self._settings, self._version = member, settings, version
+        self._discovery: Discovery | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._static: list[PeerAddress] = []
+        self._spoken = False
+
+    @property
+    def sightings(self) -> tuple[Sighting, ...]:
+        """What mDNS shows."""
+        return self._discovery.sightings if self._discovery else ()
+
+    def start(self) -> None:
+        """Begin to look."""
+        for text in self._settings.static_peers:
+            try:
+                self._static.append(PeerAddress.parse(text))
+            except InvalidPeer as error:
+                log.error("setting static_peers: %s", error)
+        for peer in self._static:
+            self._tasks.append(asyncio.create_task(self._greet(str(peer)), name=f"greet {peer}"))
+        if self._settings.discovery == "auto":
+            self._tasks.append(asyncio.create_task(self._discover(), name="discover"))
+
+    async def close(self) -> None:
+        """Say goodbye."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._discovery is not None:
+            await self._discovery.close()
+
+    def myself(self) -> Myself:
+        """How this machine judges what it sees."""
+        members = {member.node: member.name for member in self._member.membership}
+        identity = self._member.identity
+        return Myself(version=self._version, node=identity.node_id, cluster=identity.cluster_id, members=members)
+
+    async def _greet(self, address: str) -> None:
+        """Find out who is at a static address; once it is known, beats keep it."""
+        pause_s = GREET_S
+        while True:
+            try:
+                record = await self._member.peers.greet(address)
+                log.info("static peer address=%s node=%s name=%s", address, record.node, record.name)
+                return
+            except NodeError as error:
+                log.info("static peer %s: %s", address, error)
+            except Exception:  # the next attempt may do better
+                log.exception("static peer %s", address)
+            await asyncio.sleep(pause_s)
+            pause_s = min(SLOWEST_GREET_S, pause_s * 1.5)
+
+    async def _discover(self) -> None:
+        while True:
+            discovery = Discovery(lambda: interfaces_in_use(self._settings.interfaces), self._found)
+            try:
+                await discovery.start()
+                self._discovery, self.state, self.reason = discovery, "on", ""
+                await self._follow(discovery)
+            except NoMulticast as error:
+                if self.state != "failed":
+                    log.warning("no mDNS: %s", error)
+                self.state, self.reason = "failed", str(error)
+            except Exception:  # interfaces change in ways nobody foresees
+                log.exception("discovery failed")
+                self.state, self.reason = "failed", "see the log"
+            finally:
+                self._discovery, self._spoken = None, False
+                await discovery.close()
+            await asyncio.sleep(RETRY_S)
+
+    async def _follow(self, discovery: Discovery) -> None:
+        """Announce, and keep what is announced true."""
+        announced: Advert | None = None
+        while True:
+            advert = self._advert()
+            if advert != announced:
+                await discovery.announce(advert)
+                announced = advert
+            await self._speak(discovery)
+            self._found()
+            await asyncio.sleep(LOOK_S)
+            await discovery.follow_interfaces()
+
+    async def _speak(self, discovery: Discovery) -> None:
+        """One member answers for `<cluster>.local`: the head, or the one with the lowest id."""
+        view = self._member.view.now
+        up = [report for report in view.nodes.values() if report.state != "lost"]
+        heads = [report.node for report in up if report.head] or sorted(report.node for report in up)
+        speaks = bool(heads) and heads[0] == self._member.me
+        try:
+            if speaks and not self._spoken:
+                name = self._member.identity.cluster_name
+                await discovery.speak_for_cluster(name, self._settings.lan_port)
+                self._spoken = True
+            elif not speaks and self._spoken:
+                await discovery.stop_speaking()
+                self._spoken = False
+        except NoMulticast as error:
+            log.debug("not answering for the cluster's name: %s", error)
+
+    def _advert(self) -> Advert:
+        identity = self._member.identity
+        der = identity.certificate.public_bytes(serialization.Encoding.DER)
+        report = self._member.report()
+        return Advert(
+            node=identity.node_id,
+            node_name=identity.node_name,
+            cluster=identity.cluster_id,
+            cluster_name=identity.cluster_name,
+            port=self._settings.lan_port,
+            fingerprint=hashlib.sha256(der).hexdigest(),
+            version=self._version,
+            generation=report.generation,
+            head=report.head,
+        )
+
+    def _found(self) -> None:
+        """Give everything that may be a member to `Peers`."""
+        identity = self._member.identity
+        dials = choose_dials(me=identity.node_id, cluster=identity.cluster_id, sightings=self.sightings)
+        now_s = time.monotonic()
+        for dial in dials:
+            if dial.node is not None:
+                member = self._member.membership.get(dial.node)
+                # What a member has told of itself counts for more than what somebody announces.
+                if member is None or (member.state != "up" and str(dial.address) not in member.addresses):
+                    log.debug("seen node=%s address=%s at_s=%.0f", dial.node, dial.address, now_s)
+                    self._member.peers.remember(MemberRecord(node=dial.node, addresses=(str(dial.address),)))

@@ -1,0 +1,135 @@
+"""This machine's own part of the work, measured: what is being loaded, and how fast prompts and answers go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from node.jobs import Done, Embedded, EmbedJob, Event, Job, Rendered, Usage
+from node.supervisor import LoadedModel, LoadOptions
+
+if TYPE_CHECKING:
+    from api.daemon import Node
+    from registry import Digest, Model, ModelName
+
+# How fast a mean follows new measurements.
+_WEIGHT = 0.3
+# A prompt shorter than this says more about overheads than about speed.
+_LEAST_TOKENS = 8
+MAX_MEASURED = 256
+
+
+@dataclass(slots=True)
+class Speed:
+    """Means; 0: nothing measured yet."""
+
+    prefill_tokens_s: float = 0.0
+    decode_tokens_s: float = 0.0
+    mean_job_s: float = 0.0
+    used_at_s: float = 0.0
+
+
+class MeasuredNode:
+    """The supervisor, with an eye on it. `on_change` is told when what is in memory may have changed."""
+
+    def __init__(self, node: Node, on_change: Callable[[], None]) -> None:
+        self._node, self._on_change = node, on_change
+        self.speeds: dict[Digest, Speed] = {}
+        self.prefill_bytes_s = 0.0
+        self.decode_bytes_s = 0.0
+        self._loading: dict[Digest, list[int]] = {}
+
+    def loading(self) -> dict[Digest, int]:
+        """Models that requests wait for, and their bytes."""
+        return {digest: sizes[0] for digest, sizes in self._loading.items() if sizes}
+
+    async def run(
+        self, model: Model, job: Job, options: LoadOptions, keep_alive_s: float | None = None
+    ) -> AsyncGenerator[Event, None]:
+        """As the supervisor's."""
+        started_s = time.monotonic()
+        with self._noting_load(model) as loaded:
+            async with aclosing(self._node.run(model, job, options, keep_alive_s)) as events:
+                async for event in events:
+                    loaded()
+                    if type(event) is Done:
+                        self._measure(model, event.usage, time.monotonic() - started_s)
+                    yield event
+
+    async def embed(
+        self, model: Model, job: EmbedJob, options: LoadOptions, keep_alive_s: float | None = None
+    ) -> Embedded:
+        """As the supervisor's."""
+        with self._noting_load(model):
+            return await self._node.embed(model, job, options, keep_alive_s)
+
+    async def render(self, model: Model, job: Job, options: LoadOptions, keep_alive_s: float | None = None) -> Rendered:
+        """As the supervisor's."""
+        with self._noting_load(model):
+            return await self._node.render(model, job, options, keep_alive_s)
+
+    async def load(
+        self, model: Model, options: LoadOptions, keep_alive_s: float | None = None, *, embedding: bool = False
+    ) -> LoadedModel:
+        """As the supervisor's."""
+        with self._noting_load(model):
+            return await self._node.load(model, options, keep_alive_s, embedding=embedding)
+
+    async def unload(self, name: ModelName) -> bool:
+        """As the supervisor's."""
+        found = await self._node.unload(name)
+        self._on_change()
+        return found
+
+    def loaded(self) -> list[LoadedModel]:
+        """As the supervisor's."""
+        return self._node.loaded()
+
+    @contextmanager
+    def _noting_load(self, model: Model) -> Iterator[Callable[[], None]]:
+        """Count the model as being loaded until the first sign that it is there, if it is not there now."""
+        if any(item.digest == model.digest for item in self._node.loaded()):
+            yield _nothing
+            return
+        sizes = self._loading.setdefault(model.digest, [])
+        sizes.append(model.size_bytes)
+        waiting = True
+
+        def loaded() -> None:
+            nonlocal waiting
+            if waiting:
+                waiting = False
+                sizes.pop()
+                if not sizes:
+                    self._loading.pop(model.digest, None)
+                self._on_change()
+
+        self._on_change()
+        try:
+            yield loaded
+        finally:
+            loaded()
+
+    def _measure(self, model: Model, usage: Usage, took_s: float) -> None:
+        speed = self.speeds.setdefault(model.digest, Speed())
+        if len(self.speeds) > MAX_MEASURED:
+            del self.speeds[next(iter(self.speeds))]
+        speed.mean_job_s = _mean(speed.mean_job_s, took_s)
+        speed.used_at_s = time.monotonic()
+        if (read := usage.prompt_tokens - usage.cached_tokens) >= _LEAST_TOKENS and usage.prompt_ns:
+            speed.prefill_tokens_s = _mean(speed.prefill_tokens_s, read / usage.prompt_ns * 1e9)
+            self.prefill_bytes_s = _mean(self.prefill_bytes_s, speed.prefill_tokens_s * model.size_bytes)
+        if usage.output_tokens > 1 and usage.output_ns:
+            speed.decode_tokens_s = _mean(speed.decode_tokens_s, usage.output_tokens / usage.output_ns * 1e9)
+            self.decode_bytes_s = _mean(self.decode_bytes_s, speed.decode_tokens_s * model.size_bytes)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _mean(before: float, now: float) -> float:
+    return now if not before else before + _WEIGHT * (now - before)

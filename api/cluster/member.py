@@ -1,0 +1,328 @@
+"""Everything of the cluster that one daemon owns, from the moment it is a member until it is none any more.
+
+Puts the parts together and keeps them going: who is who (node.identity), who is there (node.peers), what is known
+(coordinator.cluster_view), who serves (coordinator.dispatch), the LAN port in front of it (api.lan).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from api.app import create_lan_app
+from api.cluster.catalogue import Catalogue
+from api.cluster.finding import Finder
+from api.cluster.lan_sockets import lan_hosts, with_port
+from api.cluster.measured import MeasuredNode
+from api.cluster.pins import Pins
+from api.cluster.reporter import Reporter
+from api.lan import LanListener
+from api.lan_gate import LanGate, TokenRates
+from coordinator.cluster_view import ClusterView
+from coordinator.dispatch import Dispatcher
+from coordinator.footprints import Footprints
+from coordinator.limits import LimitTable
+from node.errors import NodeError
+from node.identity import IdentityError, NodeNames, Software
+from node.peers import (
+    AddressBook,
+    Beat,
+    Call,
+    Caller,
+    Change,
+    Endpoints,
+    MemberRecord,
+    Membership,
+    Peers,
+    Registrar,
+    Removed,
+    Reported,
+    SharedModels,
+    WentDown,
+    WentUp,
+)
+from registry import CardBox
+
+if TYPE_CHECKING:
+    import socket
+    from pathlib import Path
+
+    from api.daemon import Daemon, Node
+    from node.devices import MachineSource
+    from node.identity import Identity, NodeId
+    from node.report import NodeReport
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.25
+# A report is put together at most this often, however many ask for it.
+REPORT_AGE_S = 0.1
+RENEWAL_CHECK_S = 60.0
+DRAIN_S = 5.0
+
+
+class Drain(Struct, frozen=True, kw_only=True):
+    """Take no new work, or take it again."""
+
+    drain: bool
+
+
+class Fine(Struct, frozen=True, kw_only=True):
+    """It was done."""
+
+
+class ClusterNode:
+    """This machine as a member. `on_removed` is told once that it is a member no longer."""
+
+    def __init__(
+        self,
+        daemon: Daemon,
+        local: Node,
+        identity: Identity,
+        folder: Path,
+        *,
+        devices: MachineSource,
+        ray_version: str,
+        on_removed: Callable[[str], None],
+    ) -> None:
+        """Nothing is opened before `start`."""
+        settings = daemon.settings
+        self.identity, self.settings = identity, settings
+        self.me = identity.node_id
+        self._on_removed = on_removed
+        self._daemon = daemon
+        self.limits = LimitTable()
+        self.view = ClusterView(self.me)
+        self.membership = Membership(self.me)
+        footprints = Footprints(settings)
+        self.measured = MeasuredNode(local, self._changed)
+        self.reporter = Reporter(
+            self.me,
+            identity.node_name,
+            version=daemon.version,
+            ray_version=ray_version,
+            store=daemon.store,
+            node=self.measured,
+            devices=devices,
+            footprints=footprints,
+            token_use=lambda: self.limits.report(time.monotonic()),
+        )
+        self.software = Software(ayni=daemon.version, ray=ray_version)
+        self.peers = Peers(
+            self.membership,
+            AddressBook(folder),
+            ledger=identity.ledger,
+            context=identity.peer_context,
+            compose=self._compose,
+            on_change=self._take,
+        )
+        self.dispatcher = Dispatcher(self.measured, self.peers.node, self.view, footprints, limits=self.limits)
+        self._box = CardBox(settings.cache_dir / "cards")
+        self.catalogue = Catalogue(
+            daemon.store, daemon.shelf, self.view, self.peers, self._box, self.reporter.scan_soon
+        )
+        self.pins = Pins(folder, self.reporter, self.measured, daemon.store)
+        self._registrar = Registrar(identity, self.peers, self.software)
+        self.endpoints = Endpoints(
+            self.measured,
+            SharedModels(daemon.store),
+            {
+                **self.peers.calls(),
+                **self.catalogue.calls(),
+                **self.pins.calls(),
+                **self._registrar.calls(),
+                "drain": Call(Drain, self._answer_drain),
+            },
+        )
+        self.finder = Finder(self, settings, version=daemon.version)
+        self._hosts: tuple[str, ...] = ()
+        self._listeners: list[LanListener] = []
+        self._context: ssl.SSLContext | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._latest: tuple[float, NodeReport] | None = None
+        self._told_resident: frozenset[object] = frozenset()
+        self._parted = False
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """host:port of the LAN port, best first."""
+        return tuple(with_port(host, self.settings.lan_port) for host in self._hosts)
+
+    async def start(self, sockets: Sequence[socket.socket], known: Sequence[MemberRecord] = ()) -> None:
+        """Open the LAN port on these sockets and begin to call the others."""
+        self._hosts = lan_hosts(self.settings)
+        self.reporter.address = self.addresses[0]
+        gate = LanGate(
+            create_lan_app(self._daemon),
+            self.endpoints,
+            ca_pem=self.identity.anchor.ca_pem,
+            verifier=self.identity.token_verifier(),
+            is_revoked=self.identity.ledger.is_node_revoked,
+            admit=TokenRates(self.limits),
+        )
+        self._context = self.identity.server_context()
+        for each in sockets:
+            self._listeners.append(await LanListener.start(gate, each, self._context))
+        self.peers.start()
+        for record in known:
+            self.peers.remember(record)
+        self._own(self.reporter.keep(self._changed), "look after models and devices")
+        self._own(self._tick(), "watch this node")
+        self._own(self._renew(), "renew the certificate")
+        self._own(self.pins.keep(), "keep pinned models loaded")
+        self.finder.start()
+        log.info(
+            "in cluster name=%s id=%s node=%s addresses=%s",
+            self.identity.cluster_name,
+            self.identity.cluster_id,
+            self.me,
+            ",".join(self.addresses),
+        )
+
+    async def close(self, *, drain_s: float = DRAIN_S) -> None:
+        """Let go of everything; requests of clients on the LAN port may end within `drain_s`."""
+        self.drain(on=True)
+        self.endpoints.close()
+        await asyncio.gather(*(listener.close(drain_s) for listener in self._listeners))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.finder.close()
+        await self.peers.close()
+        self._box.close()
+
+    # What people and other nodes ask for
+
+    def drain(self, *, on: bool) -> None:
+        """Take no new work from now on, or take it again."""
+        self.reporter.draining = on
+        self._changed()
+
+    async def drain_node(self, node: NodeId, *, on: bool) -> None:
+        """Have a node take no new work. Raises PeerError."""
+        if node == self.me:
+            self.drain(on=on)
+        else:
+            await self.peers.call(node, "drain", Drain(drain=on), Fine)
+
+    def remove(self, node: NodeId) -> None:
+        """Make another node a stranger; it learns it from whoever it calls next. Raises NotKeeper."""
+        self._registrar.remove(node)
+        self.view.forget(node)
+        self.endpoints.end_sessions(node)
+
+    async def say_farewell(self) -> None:
+        """Have the others revoke this node's certificate, as it leaves for good."""
+        self._parted = True
+        try:
+            await self._registrar.leave()
+        except (IdentityError, NodeError) as error:
+            log.warning("no other member could be told that this machine leaves: %s", error)
+
+    def ledger_changed(self) -> None:
+        """Signed records were added here: everybody is to know."""
+        self.peers.ledger_changed()
+
+    # Answers to other nodes
+
+    async def _answer_drain(self, caller: Caller, drain: Drain) -> Fine:
+        log.info("drain=%s asked by node=%s", drain.drain, caller.node)
+        self.drain(on=drain.drain)
+        return Fine()
+
+    # Reports
+
+    def _compose(self) -> Beat:
+        report = self.report()
+        return Beat(report=self.reporter.to_tell(report, time.monotonic()), addresses=self.addresses)
+
+    def report(self) -> NodeReport:
+        """This node now, in its own view too."""
+        now_s = time.monotonic()
+        if self._latest is None or now_s - self._latest[0] > REPORT_AGE_S:
+            report = self.reporter.report()
+            self._latest = now_s, report
+            self.view.take_own(report, now_s)
+            self._told_resident = _fingerprint(report)
+        return self._latest[1]
+
+    def _changed(self) -> None:
+        """Something that the others should know at once."""
+        self._latest = None
+        self.peers.beat_now()
+
+    def _take(self, change: Change) -> None:
+        now_s = time.monotonic()
+        self.view.take(change, now_s)
+        match change:
+            case WentUp(report) | Reported(report):
+                self.limits.heard(report.node, report.token_use, now_s)
+                if isinstance(change, WentUp):
+                    self.reporter.tell_held()
+                    self._changed()
+            case WentDown(node):
+                self.limits.forget_node(node)
+            case Removed(by):
+                self._part(f"node {by} says that this machine was removed from it")
+
+    async def _tick(self) -> None:
+        while True:
+            try:
+                before = self._told_resident
+                self._latest = None
+                if _fingerprint(self.report()) != before:
+                    self.peers.beat_now()
+                for node in list(self.view.now.nodes):
+                    if node != self.me and self.identity.ledger.is_node_revoked(node):
+                        self.view.forget(node)
+                        self.endpoints.end_sessions(node)
+                if self.identity.removed:
+                    self._part("this machine was removed from the cluster")
+            except Exception:  # the next look may do better
+                log.exception("watching this node failed")
+            await asyncio.sleep(TICK_S)
+
+    def _part(self, reason: str) -> None:
+        if not self._parted:
+            self._parted = True
+            self._on_removed(reason)
+
+    # Certificate
+
+    def names(self) -> NodeNames:
+        """Under which names this machine is reached now."""
+        import socket
+
+        return NodeNames.of(lan_hosts(self.settings), (socket.gethostname(),))
+
+    async def _renew(self) -> None:
+        """Keep the certificate in date and true, for ever."""
+        while True:
+            try:
+                self._hosts = lan_hosts(self.settings)
+                self.reporter.address = self.addresses[0]
+                reason = self.identity.renewal_due(self.names(), now_s=time.time())
+                if reason is not None and not self.identity.removed:
+                    log.info("certificate is due reason=%s", reason)
+                    await self._registrar.renew(self.names())
+                    assert self._context is not None
+                    self._context.load_cert_chain(self.identity.certificate_path, self.identity.key_path)
+            except (IdentityError, NodeError, OSError) as error:
+                log.warning("certificate not renewed: %s", error)
+            except Exception:  # there are weeks left to try again
+                log.exception("certificate not renewed")
+            await asyncio.sleep(RENEWAL_CHECK_S)
+
+    def _own(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self._tasks.add(asyncio.create_task(work, name=name))
+
+
+def _fingerprint(report: NodeReport) -> frozenset[object]:
+    """What of a report the others should know without delay."""
+    return frozenset((r.digest, r.context_tokens, r.embedding, r.pinned) for r in report.resident)

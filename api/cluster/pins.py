@@ -1,0 +1,113 @@
+"""Models that are to stay in this machine's memory: remembered on disk, loaded again if need be."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from node.errors import NodeError
+from node.identity import UnusableFile, read_private, write_private
+from node.peers import Call, Caller, CallRefused
+from node.supervisor import LoadOptions
+from registry import ModelName, ModelStore, RegistryError
+
+if TYPE_CHECKING:
+    from api.cluster.measured import MeasuredNode
+    from api.cluster.reporter import Reporter
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 5.0
+MAX_PINS = 256
+
+
+class Pin(Struct, frozen=True, kw_only=True):
+    """Keep the model of this full name in memory, or no longer."""
+
+    name: Annotated[str, Meta(max_length=512)]
+    pinned: bool
+
+
+class PinAnswer(Struct, frozen=True, kw_only=True):
+    """What is pinned there now, by full name."""
+
+    names: tuple[str, ...]
+
+
+class Pins:
+    """This node's pins."""
+
+    def __init__(self, folder: Path, reporter: Reporter, node: MeasuredNode, store: ModelStore) -> None:
+        self._path = folder / "pins"
+        self._reporter, self._node, self._store = reporter, node, store
+        self._names: set[str] = self._read()
+        self._changed = asyncio.Event()
+
+    def calls(self) -> dict[str, Call]:
+        """What this answers to other nodes."""
+        return {"pin": Call(Pin, self.answer)}
+
+    async def answer(self, caller: Caller | None, pin: Pin) -> PinAnswer:
+        """Pin or unpin here. Raises CallRefused: no such model here, or too many."""
+        name = ModelName.parse(pin.name)
+        if pin.pinned:
+            try:
+                await asyncio.to_thread(self._store.resolve, name)
+            except RegistryError as error:
+                raise CallRefused(404, str(error)) from None
+            if len(self._names) >= MAX_PINS:
+                raise CallRefused(409, f"{MAX_PINS} models are pinned already")
+            self._names.add(name.full)
+        elif name.full in self._names:
+            self._names.discard(name.full)
+            # It goes like any other model from now on.
+            await self._restore_keep_alive(name)
+        write_private(self._path, msgspec.json.encode(sorted(self._names)))
+        self._changed.set()
+        return PinAnswer(names=tuple(sorted(self._names)))
+
+    async def keep(self) -> None:
+        """Have every pinned model in memory, for ever."""
+        while True:
+            self._changed.clear()
+            digests = set()
+            for text in sorted(self._names):
+                try:
+                    model = await asyncio.to_thread(self._store.resolve, ModelName.parse(text))
+                    digests.add(model.digest)
+                    self._reporter.pinned = self._reporter.pinned | {model.digest}
+                    if not any(item.digest == model.digest for item in self._node.loaded()):
+                        await self._node.load(model, LoadOptions(), math.inf)
+                except (NodeError, RegistryError) as error:
+                    log.warning("pinned model %s is not loaded: %s", text, error)
+                except Exception:  # the next look may do better
+                    log.exception("pinned model %s is not loaded", text)
+            self._reporter.pinned = digests
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+
+    async def _restore_keep_alive(self, name: ModelName) -> None:
+        try:
+            model = await asyncio.to_thread(self._store.resolve, name)
+            if any(item.digest == model.digest for item in self._node.loaded()):
+                await self._node.load(model, LoadOptions(), 300.0)
+        except (NodeError, RegistryError) as error:
+            log.info("model %s keeps its time in memory: %s", name, error)
+
+    def _read(self) -> set[str]:
+        try:
+            if not self._path.exists():
+                return set()
+            return set(msgspec.json.decode(read_private(self._path), type=list[str])[:MAX_PINS])
+        except (UnusableFile, OSError, msgspec.MsgspecError) as error:  # no reason not to start
+            log.warning("pinned models not read: %s", error)
+            return set()

@@ -1,0 +1,214 @@
+"""What this node says of itself, put together from what it has in memory, on disk and as devices."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from node.devices import Machine, MachineSource, read_ram
+from node.report import (
+    MAX_HELD_MODELS,
+    DeviceReport,
+    HeldModel,
+    ModelDigest,
+    NodeReport,
+    NodeState,
+    RamReport,
+    ResidentModel,
+)
+from node.supervisor import LoadedModel, LoadOptions
+from registry import Digest, Model, ModelName, ModelStore, RegistryError
+
+if TYPE_CHECKING:
+    from api.cluster.measured import MeasuredNode
+    from coordinator.footprints import Footprints
+    from node.identity import NodeId
+    from node.report import TokenUse
+
+log = logging.getLogger(__name__)
+
+SCAN_S = 5.0
+# Asking GPUs for their free memory starts a process.
+DEVICES_S = 30.0
+# The list of stored models goes out whole for a while after it has changed, and for a second now and then for those
+# who missed it.
+TELL_HELD_S = 5.0
+REPEAT_HELD_S = 15
+# Up to this many models it costs next to nothing.
+FEW_HELD = 32
+
+
+class Reporter:
+    """One node's reports. `draining`, `pinned`, `standing` are set by others; `standing` is how it is with Ray."""
+
+    def __init__(
+        self,
+        me: NodeId,
+        name: str,
+        *,
+        version: str,
+        ray_version: str,
+        store: ModelStore,
+        node: MeasuredNode,
+        devices: MachineSource,
+        footprints: Footprints,
+        token_use: Callable[[], dict[str, TokenUse]],
+    ) -> None:
+        self.address = ""
+        self.draining = False
+        self.pinned: set[Digest] = set()
+        self.standing: Mapping[str, object] = {}
+        self._me, self._name, self._version, self._ray_version = me, name, version, ray_version
+        self._store, self._node, self._devices, self._footprints = store, node, devices, footprints
+        self._token_use = token_use
+        self._started_at = time.time()
+        self._ready_at = _booted_at()
+        self._sequence = 0
+        self._machine: Machine | None = None
+        self._held: tuple[HeldModel, ...] = ()
+        self._stored: list[Model] = []
+        self._held_changed_s = -math.inf
+        self._scan_now = asyncio.Event()
+
+    def report(self) -> NodeReport:
+        """The node now."""
+        self._sequence += 1
+        now = datetime.now(UTC)
+        ram = read_ram()
+        state: NodeState = "draining" if self.draining else "up"
+        gpus = self._machine.gpus if self._machine else ()
+        return NodeReport(
+            node=self._me,
+            name=self._name,
+            address=self.address,
+            version=self._version,
+            ray_version=self._ray_version,
+            python_version=platform.python_version(),
+            platform=sys.platform,
+            started_at=self._started_at,
+            ready_at=self._ready_at,
+            sequence=self._sequence,
+            state=state,
+            devices=tuple(
+                DeviceReport(
+                    name=gpu.description or gpu.name,
+                    total_bytes=gpu.total_bytes,
+                    free_bytes=min(gpu.free_bytes, gpu.total_bytes),
+                    shares_ram=gpu.shares_ram,
+                )
+                for gpu in gpus
+            ),
+            ram=RamReport(total_bytes=ram.total_bytes, free_bytes=ram.free_bytes),
+            resident=tuple(self._resident(item, now) for item in self._node.loaded()),
+            loading={ModelDigest(str(digest)): size for digest, size in self._node.loading().items()},
+            held=self._held,
+            prefill_bytes_s=self._node.prefill_bytes_s,
+            decode_bytes_s=self._node.decode_bytes_s,
+            token_use=self._token_use(),
+            **self.standing,  # type: ignore[arg-type]
+        )
+
+    def to_tell(self, report: NodeReport, now_s: float) -> NodeReport:
+        """The report as it goes out: mostly without the list of stored models, where that is long."""
+        changed_lately = now_s - self._held_changed_s < TELL_HELD_S
+        in_full = len(report.held) <= FEW_HELD or changed_lately or int(now_s) % REPEAT_HELD_S == 0
+        return report if in_full else report.without_held()
+
+    def tell_held(self) -> None:
+        """Somebody may not know what is stored here."""
+        self._held_changed_s = time.monotonic()
+
+    def scan_soon(self) -> None:
+        """Models were added or removed."""
+        self._scan_now.set()
+
+    def stored(self) -> list[Model]:
+        """The models of this machine, as of the last scan."""
+        return self._stored
+
+    async def keep(self, on_change: Callable[[], None]) -> None:
+        """Look after the models on disk and the devices, for ever."""
+        looked_s = -math.inf
+        while True:
+            self._scan_now.clear()
+            try:
+                if await self._scan():
+                    on_change()
+                if time.monotonic() - looked_s > DEVICES_S:
+                    self._machine = await self._devices.machine(refresh=True)
+                    looked_s = time.monotonic()
+            except (OSError, RegistryError) as error:
+                log.warning("stored models not read: %s", error)
+            except Exception:  # the next look may do better
+                log.exception("looking at this machine failed")
+            try:
+                async with asyncio.timeout(SCAN_S):
+                    await self._scan_now.wait()
+            except TimeoutError:
+                pass
+
+    async def _scan(self) -> bool:
+        """Whether what is stored has changed."""
+        models = (await asyncio.to_thread(self._store.list))[:MAX_HELD_MODELS]
+        self._stored = models
+        held = []
+        for model in models:
+            present_bytes = await asyncio.to_thread(_present_bytes, model)
+            footprint = None
+            if present_bytes >= model.size_bytes:
+                footprint = await self._footprints.of(model, LoadOptions(), embedding=False)
+            held.append(
+                HeldModel(
+                    digest=ModelDigest(str(model.digest)),
+                    name=str(model.name),
+                    size_bytes=model.size_bytes,
+                    present_bytes=present_bytes,
+                    footprint=footprint,
+                )
+            )
+        if tuple(held) == self._held:
+            return False
+        self._held, self._held_changed_s = tuple(held), time.monotonic()
+        return True
+
+    def _resident(self, item: LoadedModel, now: datetime) -> ResidentModel:
+        speed = self._node.speeds.get(item.digest)
+        expires_in_s = math.inf if item.expires_at is None else max(0.0, (item.expires_at - now).total_seconds())
+        return ResidentModel(
+            digest=ModelDigest(str(item.digest)),
+            name=str(item.name),
+            context_tokens=item.context_tokens,
+            parallel=item.parallel,
+            embedding=item.embedding,
+            size_bytes=item.size_bytes,
+            gpu_bytes=item.vram_bytes,
+            active=item.active,
+            queued=item.queued,
+            prefill_tokens_s=speed.prefill_tokens_s if speed else 0.0,
+            decode_tokens_s=speed.decode_tokens_s if speed else 0.0,
+            mean_job_s=speed.mean_job_s if speed else 0.0,
+            idle_s=0.0 if item.active or not speed else max(0.0, time.monotonic() - speed.used_at_s),
+            expires_in_s=expires_in_s,
+            pinned=item.digest in self.pinned,
+        )
+
+    def find(self, name: ModelName) -> Model:
+        """A stored model. Raises RegistryError."""
+        return self._store.resolve(name)
+
+
+def _present_bytes(model: Model) -> int:
+    return sum(layer.size_bytes for layer in model.manifest.blobs if model.blobs.has(layer.digest))
+
+
+def _booted_at() -> float:
+    import psutil
+
+    return psutil.boot_time()
