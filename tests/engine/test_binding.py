@@ -144,6 +144,19 @@ def test_log_probabilities_are_those_of_the_whole_vocabulary(tiny: Path, load_co
     assert token_logprob(logits, 7, 0, vocab).top == ()
 
 
+def test_every_position_draws_anew(tiny: Path, load_context: LoadContext) -> None:
+    vocab = load_context(tiny).model.vocab
+    sampler = Sampler(
+        vocab, Candidates(vocab.size), Sampling(seed=1, top_k=0, top_p=1.0), grammar=None, context_tokens=64
+    )
+    seen = set[int]()
+    for _ in range(200):
+        seen.add(token := sampler.sample(np.zeros(vocab.size, np.float32)))
+        sampler.accept(token)
+    sampler.close()
+    assert 140 < len(seen) < 190  # 165 +- 5 of 512 equally likely tokens
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("penalty", [1.0, 1.4])
 def test_looking_at_the_likely_tokens_only_changes_nothing(

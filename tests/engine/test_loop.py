@@ -106,10 +106,11 @@ def test_an_aborted_step_is_repeated_for_the_others(start: Start) -> None:
     decode, left = context.decode, [3]
 
     def decode_with_aborts(batch: Batch) -> int:
+        code = decode(batch)  # part of the batch, here all of it, stays in memory
         if left[0]:
             left[0] -= 1
-            context.abort()
-        return decode(batch)
+            return DECODE_ABORTED
+        return code
 
     context.decode = decode_with_aborts  # type: ignore[method-assign]
     try:
@@ -191,7 +192,10 @@ def test_a_full_context_is_shifted_or_ends_the_job(start: Start) -> None:
 def test_what_was_computed_before_a_shift_is_not_taken_for_the_real_thing(start: Start) -> None:
     driver = start(context_tokens=256, parallel=1)
     driver.run(LONG, max_tokens=300, num_keep=8, sampling=never_ending(driver))
-    assert driver.run(LONG, max_tokens=4).done.usage.cached_tokens <= 8
+    shifted = list(driver.engine._slots[0].tokens)
+    again = driver.run([*shifted[:200], 9], max_tokens=8)
+    assert again.done.usage.cached_tokens == 8
+    assert again.tokens == start(context_tokens=256).run([*shifted[:200], 9], max_tokens=8).tokens
 
 
 def test_endless_output_has_an_end(start: Start) -> None:
@@ -298,6 +302,23 @@ def test_one_write_carries_what_all_streams_got_in_a_step(start: Start) -> None:
     driver.wait("j0", "j1", "j2", "j3")
     assert any(len({e.job for e in step}) == 4 for step in driver.steps)
     assert all(len([e for e in step if isinstance(e, Delta)]) <= 4 for step in driver.steps)
+
+
+def test_sequences_stand_in_order_in_every_batch(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.engine.scheduler.STALL_TARGET_S", 0.0)  # streams share every step with prompts
+    driver = start(parallel=4)
+    decode, orders = driver.context.decode, list[list[int]]()
+
+    def record(batch: Batch) -> int:
+        orders.append(batch._sequence[: batch.count].tolist())
+        return decode(batch)
+
+    driver.context.decode = record  # type: ignore[method-assign]
+    for i in range(8):  # while some run on, others end and new prompts take their places
+        driver.submit(f"j{i}", f"{i} {LONG * (i % 2)}", max_tokens=10 + 40 * (i % 3), sampling=never_ending(driver))
+    driver.wait(*(f"j{i}" for i in range(8)))
+    assert all(order == sorted(order) for order in orders)
+    assert any(len(order) > len(set(order)) > 1 for order in orders)
 
 
 def test_some_core_is_available() -> None:
