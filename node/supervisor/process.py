@@ -33,12 +33,18 @@ _PASSED_ON_PREFIXES = (
 )
 
 
+# llama.cpp's threads meet after every operation. libgomp lets one that waits spin for milliseconds, which takes the
+# processor from the very thread it waits for as soon as anything else runs on the machine: 1,000 turns cost an idle
+# machine nothing measurable and made a busy one three to five times faster (bench-0.5b, 2 threads on 2 cores).
+_SPIN_COUNT = "1000"
+
+
 def runner_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """What a runner needs of our environment: how to find libraries and devices, and no secrets."""
     kept = {
         name: value for name, value in environ.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
     }
-    return kept | {"PYTHONPATH": str(PACKAGE_ROOT), "PYTHONUNBUFFERED": "1"}
+    return {"GOMP_SPINCOUNT": _SPIN_COUNT} | kept | {"PYTHONPATH": str(PACKAGE_ROOT), "PYTHONUNBUFFERED": "1"}
 
 
 class RunnerProcess:
