@@ -27,6 +27,8 @@ class Samples:
 async def measure(servers: list[Server], words: Vocabulary, repetitions: int) -> list[Samples]:
     """Hold conversations with each server by turns; none shares a beginning with another."""
     results = [Samples() for _ in servers]
+    for server in servers:  # a model that is still loading would make the first turn slow, and the second look good
+        await stream_chat(server.port, server.model, [turn("user", words.random_text(8, FIRST_SEED - 1))], 1)
     for repetition in range(repetitions):
         for server, samples in zip(servers, results, strict=True):
             await _converse(server, words, FIRST_SEED + 2 * repetition, samples)
