@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 from node.discovery.errors import InvalidPeer
 from node.discovery.sighting import Sighting
-from node.identity.ids import ClusterId, NodeId
+from node.identity import ClusterId, NodeId
 
 LAN_PORT = 11435
 # Ten times the largest home or office cluster we plan for.

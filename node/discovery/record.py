@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from node.discovery.errors import UnreadableRecord
-from node.identity.ids import ClusterId, NodeId
+from node.identity import ClusterId, NodeId
 
 SERVICE_TYPE = "_ayni._tcp.local."
 RECORD_VERSION = 1

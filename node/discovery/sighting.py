@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from node.discovery.record import Advert
-from node.identity.ids import ClusterId, NodeId
+from node.identity import ClusterId, NodeId
 
 Standing: TypeAlias = Literal["this machine", "member", "joinable", "other cluster", "not joinable"]
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Phase: TypeAlias = Literal["off", "starting", "up", "waiting", "failed"]
-CLOSE_S = 10.0
+BROKEN_S = 1.0
 
 
 class Session(Protocol):
@@ -121,21 +121,29 @@ class RayKeeper:
 
     async def _keep(self) -> None:
         while True:
-            self._changed.clear()
-            wanted = self._now.wanted
-            is_head = wanted is not None and wanted.head == self._me
-            match next_step(self._now, is_head=is_head, now_s=self._clock()):
-                case Start(formation):
-                    await self._start(formation)
-                case Stop(reason):
-                    await self._stop(reason)
-                case GiveUp(formation, reason):
-                    log.error("can't head generation %d: %s", formation.generation, reason)
-                    self._now = replace(self._now, given_up=True)
-                    self._show("failed", reason)
-                    self._on_head_lost(formation, reason)
-                case Wait(until_s):
-                    await self._wait(until_s)
+            try:
+                await self._step()
+            except Exception:
+                log.exception("keeping the Ray session failed")
+                self._fail("a mistake of ours, see the log", hopeless=False)
+                await asyncio.sleep(BROKEN_S)
+
+    async def _step(self) -> None:
+        self._changed.clear()
+        wanted = self._now.wanted
+        is_head = wanted is not None and wanted.head == self._me
+        match next_step(self._now, is_head=is_head, now_s=self._clock()):
+            case Start(formation):
+                await self._start(formation)
+            case Stop(reason):
+                await self._stop(reason)
+            case GiveUp(formation, reason):
+                log.error("can't head generation %d: %s", formation.generation, reason)
+                self._now = replace(self._now, given_up=True)
+                self._show("failed", reason)
+                self._on_head_lost(formation, reason)
+            case Wait(until_s):
+                await self._wait(until_s)
 
     async def _start(self, formation: Formation) -> None:
         self._show("starting")

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 HEAD_LIMIT_S = 40.0
 WORKER_LIMIT_S = 20.0
 WATCH_S = 0.25
+LISTEN_S = 0.5
 _OUTPUT_BYTES = 8192
 
 # What the command writes, and what that means. The first that is found counts.
@@ -37,6 +38,8 @@ _REASONS = (
     (r"Failed to connect to GCS|Unable to connect to GCS|Timed out while waiting for GCS", "the head does not answer"),
     (r"No space left on device", "the disk is full"),
 )
+# These do not go away by waiting, though Ray waits.
+_FINAL = (r"CERTIFICATE_VERIFY_FAILED", r"InvalidAuthToken|Unauthenticated")
 # `ray start` on the head starts one more process, of 100 MB, that serves a dashboard nobody asked for.
 _UNWANTED = "ray/dashboard/dashboard.py"
 _VITAL = {"gcs_server": "the control store", "raylet": "the raylet"}
@@ -76,17 +79,21 @@ class RaySession:
         limit_s = limit_s or (HEAD_LIMIT_S if plan.role == "head" else WORKER_LIMIT_S)
         output = plan.folder / "start.log"
         record = leftover.SessionRecord(session_id=0, folder=plan.folder)
-        await asyncio.to_thread(leftover.write_record, state, record)
-        with output.open("wb") as file:
-            child = await asyncio.create_subprocess_exec(
-                *(command or start_command(plan)),
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                cwd=plan.folder,
-                env=session_environment(plan, environ),
-                start_new_session=True,
-            )
+        try:
+            await asyncio.to_thread(leftover.write_record, state, record)
+            with output.open("wb") as file:
+                child = await asyncio.create_subprocess_exec(
+                    *(command or start_command(plan)),
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    cwd=plan.folder,
+                    env=session_environment(plan, environ),
+                    start_new_session=True,
+                )
+        except OSError:
+            leftover.remove_session_folder(plan.folder)
+            raise
         session = cls(plan, state, child.pid)
         try:
             started = leftover.SessionRecord(session_id=child.pid, folder=plan.folder)
@@ -117,11 +124,15 @@ class RaySession:
 
     async def _await_start(self, child: asyncio.subprocess.Process, output: Path, limit_s: float) -> None:
         try:
-            async with asyncio.timeout(limit_s):
+            async with asyncio.timeout(limit_s), asyncio.TaskGroup() as group:
+                listening = group.create_task(_listen(output), name="output of ray start")
                 status = await child.wait()
+                listening.cancel()
         except TimeoutError:
             text = _tail(output)
             raise RayCommandFailed("ray start", explain(text) or f"no answer within {limit_s:.0f} s", text) from None
+        except ExceptionGroup as refused:
+            raise refused.exceptions[0] from None
         if status != 0:
             text = _tail(output)
             raise RayCommandFailed("ray start", explain(text) or _ending(status), text)
@@ -155,6 +166,15 @@ def explain(output: str) -> str:
         if found := re.search(pattern, output):
             return f"{meaning} ({found[0]})" if found[0].startswith("Version") else meaning
     return ""
+
+
+async def _listen(output: Path) -> None:
+    """Watch for what Ray complains about and nevertheless tries again and again. Raises RayCommandFailed."""
+    while True:
+        await asyncio.sleep(LISTEN_S)
+        text = _tail(output)
+        if any(re.search(pattern, text) for pattern in _FINAL):
+            raise RayCommandFailed("ray start", explain(text), text)
 
 
 def _wanted(plan: SessionPlan) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ import pytest
 
 from node.discovery import Advert, Dial, InvalidPeer, PeerAddress, Remembered, Sighting, choose_dials
 from node.discovery.dialing import MAX_DIALS, MAX_DIALS_PER_NODE
-from node.identity.ids import ClusterId, NodeId
+from node.identity import ClusterId, NodeId
 
 ME, PEER = NodeId("0" * 16), NodeId("1" * 16)
 HOME, OFFICE = ClusterId("a" * 16), ClusterId("b" * 16)

@@ -25,6 +25,11 @@ def test_a_laptop_uses_its_physical_interfaces_that_are_up() -> None:
     assert choose_interfaces(LAPTOP) == (WIFI, DOCK)
 
 
+def test_virtual_interfaces_of_any_name_are_left_out_beside_physical_ones() -> None:
+    company = Interface(name="corp0", addresses=("10.1.2.3",))
+    assert choose_interfaces((company, WIFI)) == (WIFI,)
+
+
 def test_a_bridge_over_hardware_counts_as_physical() -> None:
     assert choose_interfaces((LOOPBACK, LAN_BRIDGE, DOCKER)) == (LAN_BRIDGE,)
 

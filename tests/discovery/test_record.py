@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from node.discovery import Advert, UnreadableRecord
 from node.discovery.record import MAX_RECORD_BYTES, SERVICE_TYPE, decode, dns_label, encode, txt_bytes
-from node.identity.ids import ClusterId, NodeId
+from node.identity import ClusterId, NodeId
 
 HEX = "0123456789abcdef"
 ADVERT = Advert(

@@ -19,7 +19,7 @@ from node.discovery import (
     look_around,
     open_discovery,
 )
-from node.identity.ids import ClusterId, NodeId
+from node.identity import ClusterId, NodeId
 
 HOME, OFFICE = ClusterId("a" * 16), ClusterId("b" * 16)
 

@@ -6,7 +6,7 @@ import pytest
 
 from node.discovery import Advert, Myself, Sighting, judge, judge_all
 from node.discovery.sighting import series
-from node.identity.ids import ClusterId, NodeId
+from node.identity import ClusterId, NodeId
 
 ME, PEER, STRANGER = NodeId("0" * 16), NodeId("1" * 16), NodeId("2" * 16)
 HOME, OFFICE = ClusterId("a" * 16), ClusterId("b" * 16)

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from node.identity import NodeId
 from node.ray_session.formation import Formation
 from node.ray_session.keeping import HEAD_ATTEMPTS, RETRY_S, GiveUp, Situation, Start, Step, Stop, Wait, next_step
 
-FIRST = Formation(generation=1, head="a", address="127.0.0.11", port=1, token="t1")
-SECOND = Formation(generation=2, head="b", address="127.0.0.12", port=1, token="t2")
+FIRST = Formation(generation=1, head=NodeId("a"), address="127.0.0.11", port=1, token="t1")
+SECOND = Formation(generation=2, head=NodeId("b"), address="127.0.0.12", port=1, token="t2")
 FAILED = Situation(wanted=FIRST, failures=1, failed_at_s=100.0, failure="no answer")
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from node.identity import NodeId
 from node.ray_session.formation import Formation, new_token
 from node.ray_session.plan import Credentials, SessionPlan, driver_environment, session_environment, start_command
 from node.ray_session.ports import RayPorts
@@ -13,9 +14,9 @@ FOLDER = Path("/tmp/ayni-ray-x")
 
 
 def plan(role: str = "worker", address: str = "127.0.0.12") -> SessionPlan:
-    me = "a" * 16
+    me, other = NodeId("a" * 16), NodeId("b" * 16)
     formation = Formation(
-        generation=3, head=me if role == "head" else "b" * 16, address="127.0.0.11", port=11440, token=TOKEN
+        generation=3, head=me if role == "head" else other, address="127.0.0.11", port=11440, token=TOKEN
     )
     return SessionPlan(
         formation=formation,
@@ -66,4 +67,4 @@ def test_a_session_waits_for_a_head_but_a_driver_gives_up_in_seconds() -> None:
 
 
 def test_ipv6_addresses_are_bracketed() -> None:
-    assert Formation(generation=1, head="a", address="fd00::1", port=1, token="t").gcs_address == "[fd00::1]:1"
+    assert Formation(generation=1, head=NodeId("a"), address="fd00::1", port=1, token="t").gcs_address == "[fd00::1]:1"

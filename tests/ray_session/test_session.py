@@ -115,7 +115,7 @@ async def test_the_dashboard_that_nobody_asked_for_is_ended(folder: Path, tmp_pa
         ("echo RuntimeError: Version mismatch: 3.12; exit 1", "this machine's Ray or Python differs from the head's"),
         ("exit 3", "it ended with status 3"),
         ("sleep 60", "no answer within 0 s"),
-        ("echo Unauthenticated; sleep 60 & sleep 60", "the head does not accept the token of this generation"),
+        ("echo Failed to connect to GCS; sleep 60 & sleep 60", "the head does not answer"),
         ("true", "the raylet ended at once"),
     ],
 )
@@ -127,6 +127,18 @@ async def test_a_start_that_fails_says_why_and_leaves_nothing(
     assert failed.value.reason.startswith(reason)
     assert not exists(folder)
     assert not (tmp_path / leftover.FILE).exists()
+
+
+async def test_a_refused_token_is_said_at_once_although_ray_keeps_trying(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(RayCommandFailed, match="the head does not accept the token of this generation"):
+        await start(plan(folder, tmp_path), tmp_path, "echo Unauthenticated; sleep 60", limit_s=30)
+    assert not exists(folder)
+
+
+async def test_a_program_that_can_not_be_started_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        await RaySession.start(plan(folder, tmp_path), tmp_path, {}, command=["/nowhere/ray"])
+    assert not exists(folder)
 
 
 async def test_a_start_that_is_broken_off_leaves_nothing(folder: Path, tmp_path: Path) -> None:
