@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     import socket
     from pathlib import Path
 
+    from api.cluster.placing import Placing
     from api.daemon import Daemon, Node
     from node.devices import MachineSource
     from node.identity import Identity, NodeId
@@ -101,7 +102,7 @@ class ClusterNode:
         self.view = ClusterView(self.me)
         self.membership = Membership(self.me)
         footprints = Footprints(settings)
-        self.measured = MeasuredNode(local, self._changed)
+        self.measured = MeasuredNode(local, self.changed)
         self.reporter = Reporter(
             self.me,
             identity.node_name,
@@ -141,7 +142,8 @@ class ClusterNode:
             },
         )
         self.finder = Finder(self, settings, version=daemon.version)
-        self._hosts: tuple[str, ...] = ()
+        self.hosts = lan_hosts(settings)
+        self.placing = _placing(self, folder) if ray_version else None
         self._listeners: list[LanListener] = []
         self._context: ssl.SSLContext | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -152,12 +154,13 @@ class ClusterNode:
     @property
     def addresses(self) -> tuple[str, ...]:
         """host:port of the LAN port, best first."""
-        return tuple(with_port(host, self.settings.lan_port) for host in self._hosts)
+        return tuple(with_port(host, self.settings.lan_port) for host in self.hosts)
 
     async def start(self, sockets: Sequence[socket.socket], known: Sequence[MemberRecord] = ()) -> None:
         """Open the LAN port on these sockets and begin to call the others."""
-        self._hosts = lan_hosts(self.settings)
         self.reporter.address = self.addresses[0]
+        if self.placing is not None:
+            self.endpoints.calls |= self.placing.calls()
         gate = LanGate(
             create_lan_app(self._daemon),
             self.endpoints,
@@ -172,11 +175,13 @@ class ClusterNode:
         self.peers.start()
         for record in known:
             self.peers.remember(record)
-        self._own(self.reporter.keep(self._changed), "look after models and devices")
+        self._own(self.reporter.keep(self.changed), "look after models and devices")
         self._own(self._tick(), "watch this node")
         self._own(self._renew(), "renew the certificate")
         self._own(self.pins.keep(), "keep pinned models loaded")
         self.finder.start()
+        if self.placing is not None:
+            self.placing.start()
         log.info(
             "in cluster name=%s id=%s node=%s addresses=%s",
             self.identity.cluster_name,
@@ -194,6 +199,8 @@ class ClusterNode:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.finder.close()
+        if self.placing is not None:
+            await self.placing.close()
         await self.peers.close()
         self._box.close()
 
@@ -202,7 +209,7 @@ class ClusterNode:
     def drain(self, *, on: bool) -> None:
         """Take no new work from now on, or take it again."""
         self.reporter.draining = on
-        self._changed()
+        self.changed()
 
     async def drain_node(self, node: NodeId, *, on: bool) -> None:
         """Have a node take no new work. Raises PeerError."""
@@ -252,7 +259,7 @@ class ClusterNode:
             self._told_resident = _fingerprint(report)
         return self._latest[1]
 
-    def _changed(self) -> None:
+    def changed(self) -> None:
         """Something that the others should know at once."""
         self._latest = None
         self.peers.beat_now()
@@ -260,12 +267,14 @@ class ClusterNode:
     def _take(self, change: Change) -> None:
         now_s = time.monotonic()
         self.view.take(change, now_s)
+        if self.placing is not None:
+            self.placing.take(change)
         match change:
             case WentUp(report) | Reported(report):
                 self.limits.heard(report.node, report.token_use, now_s)
                 if isinstance(change, WentUp):
                     self.reporter.tell_held()
-                    self._changed()
+                    self.changed()
             case WentDown(node):
                 self.limits.forget_node(node)
             case Removed(by):
@@ -305,7 +314,7 @@ class ClusterNode:
         """Keep the certificate in date and true, for ever."""
         while True:
             try:
-                self._hosts = lan_hosts(self.settings)
+                self.hosts = lan_hosts(self.settings)
                 self.reporter.address = self.addresses[0]
                 reason = self.identity.renewal_due(self.names(), now_s=time.time())
                 if reason is not None and not self.identity.removed:
@@ -313,6 +322,8 @@ class ClusterNode:
                     await self._registrar.renew(self.names())
                     assert self._context is not None
                     self._context.load_cert_chain(self.identity.certificate_path, self.identity.key_path)
+                    if self.placing is not None:
+                        self.placing.renew()
             except (IdentityError, NodeError, OSError) as error:
                 log.warning("certificate not renewed: %s", error)
             except Exception:  # there are weeks left to try again
@@ -326,3 +337,13 @@ class ClusterNode:
 def _fingerprint(report: NodeReport) -> frozenset[object]:
     """What of a report the others should know without delay."""
     return frozenset((r.digest, r.context_tokens, r.embedding, r.pinned) for r in report.resident)
+
+
+def _placing(member: ClusterNode, folder: Path) -> Placing | None:
+    """Placement by Ray, where its parts can be imported; without it, requests place what they need themselves."""
+    try:
+        from api.cluster.placing import Placing
+    except ImportError as error:
+        log.warning("no Ray here: %s", error)
+        return None
+    return Placing(member, folder)

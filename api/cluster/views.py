@@ -37,6 +37,7 @@ def status(member: ClusterNode) -> dict[str, Any]:
         "nodes": 1 + len(member.membership),
         "nodes_up": len(up),
         "certificate_expires_at": time_text(identity.certificate.not_valid_after_utc),
+        "ray": member.placing.status if member.placing is not None else {"state": "off"},
         "discovery": {"state": member.finder.state, "reason": member.finder.reason},
     }
 

@@ -117,7 +117,7 @@ class RealNode:
         """A request on loopback that must succeed."""
         answer = httpx.request(method, f"{self.url}{path}", json=body, timeout=limit_s)
         assert answer.status_code == 200, f"{method} {path}: {answer.status_code} {answer.text}"
-        found = answer.json()
+        found = answer.json() if answer.content else {}
         assert isinstance(found, dict)
         return found
 

@@ -1,0 +1,285 @@
+"""This member's part in deciding what is loaded where: the election of a head, its Ray session, the orders it gives.
+
+Everything here may fail, and requests are served all the same: routing needs only the reports of `node.peers`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+
+from api.cluster.pins import Pin
+from coordinator.control import ControlPlane, ControlSettings
+from coordinator.election import Alone, Claim, Election, Follow, Form
+from coordinator.orders import Load, LoadFailed, NodeLost, Order, Reported, SetDraining, SetPinned, Unload
+from coordinator.wire import decode_order, encode_order
+from node.errors import NodeError
+from node.identity import UnusableFile, read_private, write_private
+from node.peers import Call, Caller, CallRefused, WentDown
+from node.ray_session import Formation, RaySessionError, RayStatus
+from node.supervisor import LoadOptions
+from registry import Model, RegistryError
+
+if TYPE_CHECKING:
+    from api.cluster.member import ClusterNode
+    from node.identity import NodeId
+    from node.peers import Change
+    from node.report import ModelDigest, NodeReport
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.5
+
+
+class FormationAsk(Struct, frozen=True, kw_only=True):
+    """How to take part in a generation, asked of its head."""
+
+    generation: int
+
+
+class OrderAsk(Struct, frozen=True, kw_only=True):
+    """An order of the coordinator for a node that has no Ray, passed on by the one that speaks for it."""
+
+    order: bytes
+
+
+class Done(Struct, frozen=True, kw_only=True):
+    """It was taken."""
+
+
+class Placing:
+    """One member's part."""
+
+    def __init__(self, member: ClusterNode, folder: Path) -> None:
+        self._member, self._folder = member, folder
+        self._highest_path = folder / "generation"
+        self._election = Election(member.me, highest=self._read_highest())
+        identity = member.identity
+        self.control = ControlPlane(
+            member.me,
+            ControlSettings(
+                state=folder / "ray",
+                certificate=identity.certificate_path,
+                key=identity.key_path,
+                authority=identity.ca_path,
+                address=member.hosts[0],
+            ),
+            on_order=self._take_order,
+            on_reach=self._on_reach,
+            on_status=self._on_status,
+            on_head_lost=self._on_head_lost,
+        )
+        self._mine: Formation | None = None
+        self._formations: dict[Claim, Formation] = {}
+        self._claim: Claim | None = None
+        self._reach = "not started"
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def calls(self) -> dict[str, Call]:
+        """What this answers to other nodes."""
+        return {
+            "formation": Call(FormationAsk, self._answer_formation),
+            "order": Call(OrderAsk, self._answer_order),
+        }
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """For people."""
+        status = self.control.status
+        reason = status.reason or self.control.trouble if status.phase != "off" else status.reason
+        return {"state": status.phase, "role": status.role, "generation": status.generation, "reason": reason}
+
+    def start(self) -> None:
+        """Begin to take part; a session starts once there is another member."""
+        self.control.start()
+        self._own(self._keep())
+
+    async def close(self) -> None:
+        """End the session."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.control.close()
+
+    def take(self, change: Change) -> None:
+        """What `node.peers` found out."""
+        if isinstance(change, WentDown):
+            self.control.tell(NodeLost(change.node))
+
+    def renew(self) -> None:
+        """The certificate has changed."""
+        self.control.renew("the certificate was renewed")
+
+    async def _keep(self) -> None:
+        while True:
+            try:
+                await self._look()
+            except (NodeError, RaySessionError, OSError) as error:
+                log.info("no part in the placement yet: %s", error)
+            except Exception:  # placement is not worth a daemon
+                log.exception("taking part in the placement failed")
+            await asyncio.sleep(LOOK_S)
+
+    async def _look(self) -> None:
+        report = self._member.report()
+        nodes = self._member.view.now.nodes
+        decision = self._election.decide(_with_ray(nodes), time.monotonic())
+        match decision:
+            case Form(generation):
+                self._found(generation)
+            case Follow(claim):
+                await self._follow(claim)
+            case Alone() if self._claim is None or self._claim.head != self._member.me:
+                self._stand(None)
+                self.control.follow(None)
+        self.control.report(report)
+        if self._mine is not None:
+            for other in nodes.values():
+                if not other.ray_version and other.state != "lost":
+                    self.control.tell(Reported(other))
+
+    def _found(self, generation: int) -> None:
+        """Become head; the claim stands from now on, so that nobody else begins the same."""
+        self._write_highest(generation)
+        self._mine = self.control.found(generation, self._member.hosts[0])
+        log.info("heading generation=%d", generation)
+        self._stand(Claim(generation, self._member.me))
+        self.control.follow(self._mine)
+
+    async def _follow(self, claim: Claim) -> None:
+        if claim.head == self._member.me:
+            if self._mine is None or self._mine.generation != claim.generation:
+                self._stand(None)  # a claim of the process before this one
+                return
+            formation = self._mine
+        else:
+            found = self._formations.get(claim)
+            if found is None:
+                ask = FormationAsk(generation=claim.generation)
+                found = await self._member.peers.call(claim.head, "formation", ask, Formation)
+                self._formations = {claim: found}
+            formation, self._mine = found, None
+        self._write_highest(claim.generation)
+        self._stand(claim)
+        self.control.follow(formation)
+
+    def _stand(self, claim: Claim | None) -> None:
+        """Say in reports which claim is followed."""
+        if claim == self._claim:
+            return
+        self._claim = claim
+        if claim is None:
+            self._member.reporter.standing = {}
+        else:
+            self._member.reporter.standing = {
+                "generation": claim.generation,
+                "follows": claim.head,
+                "head": claim.head == self._member.me,
+            }
+        self._member.changed()
+
+    def _on_head_lost(self, formation: Formation, reason: str) -> None:
+        log.warning("can't head generation %d: %s", formation.generation, reason)
+        self._mine = None
+        self._election.could_not_form(time.monotonic())
+        self._stand(None)
+        self.control.follow(None)
+
+    def _on_status(self, status: RayStatus) -> None:
+        log.info(
+            "ray session phase=%s role=%s generation=%d reason=%s",
+            status.phase,
+            status.role,
+            status.generation,
+            status.reason or "-",
+        )
+
+    def _on_reach(self, trouble: str) -> None:
+        if trouble != self._reach:
+            self._reach = trouble
+            log.info("coordinator %s", f"not reached: {trouble}" if trouble else "reached")
+
+    # Orders
+
+    def _take_order(self, order: Order) -> None:
+        node: NodeId | None = getattr(order, "node", None)
+        if node is not None and node != self._member.me:
+            self._own(self._pass_on(node, order))
+        else:
+            self._own(self._carry_out(order))
+
+    async def _pass_on(self, node: NodeId, order: Order) -> None:
+        try:
+            await self._member.peers.call(node, "order", OrderAsk(order=encode_order(order)), Done)
+        except NodeError as error:
+            log.info("order %s not passed on to node %s: %s", type(order).__name__, node, error)
+
+    async def _carry_out(self, order: Order) -> None:
+        log.info("order %s", order)
+        try:
+            match order:
+                case Load(model=digest):
+                    options = LoadOptions(num_ctx=order.context_tokens, parallel=order.parallel)
+                    model = self._model(digest)
+                    await self._member.measured.load(model, options, order.keep_alive_s, embedding=order.embedding)
+                case Unload(model=digest):
+                    await self._member.measured.unload(self._model(digest).name)
+                case SetPinned(model=digest):
+                    await self._member.pins.answer(None, Pin(name=self._model(digest).name.full, pinned=order.pinned))
+                case SetDraining():
+                    self._member.drain(on=order.draining)
+        except (NodeError, RegistryError, OSError) as error:
+            log.warning("order not carried out: %s", error)
+            if isinstance(order, Load):
+                failed = LoadFailed(self._member.me, order.model, str(error)[:500], order.embedding)
+                self.control.tell(failed)
+
+    def _model(self, digest: ModelDigest) -> Model:
+        for model in self._member.reporter.stored():
+            if str(model.digest) == digest:
+                return model
+        raise CallRefused(404, "that model is not stored here")
+
+    async def _answer_formation(self, caller: Caller, ask: FormationAsk) -> Formation:
+        if self._mine is None or self._mine.generation != ask.generation:
+            raise CallRefused(404, "this node does not head that generation")
+        return self._mine
+
+    async def _answer_order(self, caller: Caller, ask: OrderAsk) -> Done:
+        try:
+            order = decode_order(ask.order)
+        except msgspec.DecodeError as error:
+            raise CallRefused(400, str(error)) from None
+        self._own(self._carry_out(order))
+        return Done()
+
+    # What is kept
+
+    def _read_highest(self) -> int:
+        try:
+            return int(read_private(self._highest_path)) if self._highest_path.exists() else 0
+        except (UnusableFile, ValueError) as error:
+            log.warning("highest generation not read: %s", error)
+            return 0
+
+    def _write_highest(self, generation: int) -> None:
+        if generation > self._election.highest or not self._highest_path.exists():
+            write_private(self._highest_path, str(generation).encode())
+            self._election.highest = max(self._election.highest, generation)
+
+    def _own(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _with_ray(nodes: Any) -> dict[NodeId, NodeReport]:
+    """The nodes that can be in a Ray session."""
+    return {node: report for node, report in nodes.items() if report.ray_version and report.state != "lost"}

@@ -1,0 +1,135 @@
+"""Any node answers for the whole cluster, and goes on when the one that serves is gone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.cluster.real_nodes import RealNode, await_all_up, until
+
+COUNT = {
+    "model": "demo",
+    "messages": [{"role": "user", "content": "Count from 1 to 40."}],
+    "think": False,
+    "options": {"temperature": 0, "num_predict": 120},
+}
+
+
+def stream(node: RealNode, *, at_chunk: int = 0, then: Callable[[], Any] | None = None) -> tuple[str, dict[str, Any]]:
+    """The text of a streamed answer, and its last line; `then` happens after so many chunks."""
+    text, last = "", {}
+    with httpx.stream("POST", f"{node.url}/api/chat", json=COUNT, timeout=60) as response:
+        assert response.status_code == 200
+        for number, line in enumerate(response.iter_lines()):
+            last = json.loads(line)
+            assert "error" not in last, last
+            text += last["message"]["content"]
+            if then is not None and number == at_chunk:
+                then()
+    return text, last
+
+
+def loaded_on(node: RealNode, model: str) -> set[str]:
+    return {entry["node"] for entry in node.ask("GET", "/api/ps")["models"] if entry["name"] == model}
+
+
+def only_loaded_on(place: RealNode, nodes: list[RealNode]) -> None:
+    """Have demo in the memory of one node only, as all of them see it."""
+    place.ask("POST", "/api/chat", {"model": "demo", "keep_alive": 0})
+    until(lambda: not any(loaded_on(node, "demo:latest") for node in nodes), what="unloading everywhere")
+    place.ask("POST", "/api/chat", {"model": "demo"})
+    until(lambda: all(loaded_on(node, "demo:latest") == {place.name} for node in nodes), what="loading")
+
+
+def test_every_node_sees_all_of_them(cluster: list[RealNode]) -> None:
+    for node in cluster:
+        nodes = node.nodes()
+        assert set(nodes) == {"a", "b", "c"}
+        assert [name for name, entry in nodes.items() if entry["me"]] == [node.name]
+        assert all("demo:latest" in entry["models"] for entry in nodes.values())
+        status = node.ask("GET", "/api/cluster")
+        assert (status["name"], status["nodes"], status["nodes_up"]) == ("home", 3, 3)
+
+
+def test_a_request_goes_where_the_model_is_loaded(cluster: list[RealNode]) -> None:
+    a, b, c = cluster
+    only_loaded_on(a, cluster)
+    explained = c.ask("POST", "/api/cluster/explain", {"model": "demo"})
+    assert explained["node"] == "a"
+    assert explained["lines"][0].startswith("a wins: ")
+    text, last = stream(c)
+    assert text.startswith("1, 2, 3")
+    assert last["done_reason"] in {"stop", "length"}
+    assert loaded_on(b, "demo:latest") == {"a"}
+
+
+def test_a_model_that_only_another_node_stores_is_served_and_listed_everywhere(cluster: list[RealNode]) -> None:
+    a, b, c = cluster
+    a.ask("POST", "/api/create", {"model": "special", "from": "demo", "system": "Be kind.", "stream": False})
+    until(lambda: all("special:latest" in n.nodes()["a"]["models"] for n in (b, c)), what="the report of the model")
+    names = {entry["name"] for entry in b.ask("GET", "/api/tags")["models"]}
+    assert names == {"demo:latest", "special:latest"}
+    listed = {entry["id"] for entry in httpx.get(f"{c.url}/v1/models", timeout=10).json()["data"]}
+    assert listed == names
+    assert b.ask("POST", "/api/show", {"model": "special"})["system"] == "Be kind."
+    body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+    answer = b.ask("POST", "/v1/chat/completions", {"model": "special"} | body)
+    assert answer["usage"]["completion_tokens"] > 0
+    assert loaded_on(c, "special:latest") == {"a"}
+    a.ask("DELETE", "/api/delete", {"model": "special"})
+    until(lambda: "special:latest" not in b.nodes()["a"]["models"], what="the report that it is gone")
+    assert httpx.post(f"{b.url}/api/show", json={"model": "special"}, timeout=10).status_code == 404
+
+
+def test_a_drained_node_gets_no_new_work(cluster: list[RealNode]) -> None:
+    a, _, c = cluster
+    only_loaded_on(a, cluster)
+    c.ask("POST", "/api/cluster/nodes/a/drain", {"drain": True})
+    until(lambda: c.states()["a"] == "draining")
+    assert c.ask("POST", "/api/cluster/explain", {"model": "demo"})["node"] != "a"
+    c.ask("POST", "/api/cluster/nodes/a/drain", {"drain": False})
+    until(lambda: c.states()["a"] == "up")
+
+
+def test_a_pinned_model_is_loaded_where_it_is_pinned_and_stays(cluster: list[RealNode]) -> None:
+    a, b, _ = cluster
+    assert a.ask("POST", "/api/cluster/pins", {"model": "demo", "nodes": ["b"]}) == {
+        "model": "demo:latest",
+        "nodes": ["b"],
+    }
+    until(lambda: any(m["pinned"] for m in a.nodes()["b"]["resident"]), what="the pinned model's load")
+    assert set(a.ask("DELETE", "/api/cluster/pins/demo")["nodes"]) == {"a", "b", "c"}
+    until(lambda: not any(m["pinned"] for m in a.nodes()["b"]["resident"]), what="its release")
+    assert b.ask("GET", "/api/cluster")["state"] == "up"
+
+
+@pytest.mark.timeout(90)
+def test_a_stream_goes_on_byte_for_byte_when_its_daemon_is_killed_and_the_node_comes_back(
+    cluster: list[RealNode],
+) -> None:
+    a, _, c = cluster
+    only_loaded_on(a, cluster)
+    undisturbed, _ = stream(c)
+    resumed, last = stream(c, at_chunk=8, then=a.kill)
+    assert resumed == undisturbed
+    assert last["done"] is True
+    assert c.states()["a"] == "lost"
+    assert "stream goes on" in c.log
+    a.start()
+    await_all_up(cluster)
+
+
+def test_a_node_that_is_told_to_stop_hands_its_streams_on(cluster: list[RealNode]) -> None:
+    a, _, c = cluster
+    only_loaded_on(a, cluster)
+    assert a.process is not None
+    undisturbed, _ = stream(c)
+    resumed, _ = stream(c, at_chunk=8, then=a.process.terminate)
+    assert resumed == undisturbed
+    assert a.process.wait(25) == 0
+    a.start()
+    await_all_up(cluster)

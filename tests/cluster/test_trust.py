@@ -1,0 +1,129 @@
+"""Who may ask what on the LAN port of real daemons, and what joining, leaving and removing do."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from pathlib import Path
+
+import httpx
+import pytest
+
+from api.app import create_lan_app
+from api.daemon import Daemon
+from node.settings import Settings
+from node.supervisor import Supervisor
+from registry import ModelStore
+from tests.cluster.real_nodes import RealNode, await_all_up, until
+
+NODE_CALLS = ("beat", "hello", "ledger", "link", "model", "pin", "drain", "renew", "leave")
+
+
+def client(node: RealNode, token: str = "") -> httpx.Client:
+    """A program on another machine."""
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    context = ssl.create_default_context(cafile=str(node.ca))
+    return httpx.Client(base_url=node.lan_url, verify=context, headers=headers, timeout=20)
+
+
+def all_routes(folder: Path) -> list[tuple[str, str]]:
+    settings = Settings(models_dir=folder / "models", state_dir=folder)
+    store = ModelStore(settings.models_dir, cache_dir=settings.cache_dir)
+    app = create_lan_app(Daemon(store=store, node=Supervisor(settings), settings=settings, version="0"))
+    paths = app.openapi()["paths"]
+    return [(method.upper(), path) for path, methods in paths.items() for method in methods]
+
+
+def test_nothing_answers_without_a_credential_but_the_root_and_the_certificate(
+    cluster: list[RealNode], tmp_path: Path
+) -> None:
+    routes = all_routes(tmp_path)
+    assert len(routes) > 30
+    open_routes = set()
+    with client(cluster[1]) as stranger:
+        for method, path in routes:
+            filled = re.sub(r"\{[^}]*\}", "x", path)
+            if stranger.request(method, filled, json={} if method != "HEAD" else None).status_code != 401:
+                open_routes.add((method, path))
+        for path in ("/docs", "/openapi.json", "/metrics", "/v2/", "/console", "/api/unknown"):
+            assert stranger.get(path).status_code == 401
+        for name in NODE_CALLS:
+            assert stranger.post(f"/node/{name}").status_code == 401
+        assert stranger.post("/node/join").status_code == 400
+        assert stranger.get("/ca.pem").content == cluster[1].ca.read_bytes()
+    assert open_routes == {("GET", "/"), ("HEAD", "/")}
+
+
+def test_a_token_opens_what_it_was_issued_for_on_every_node_until_it_is_revoked(cluster: list[RealNode]) -> None:
+    a, b, c = cluster
+    made = a.ask("POST", "/api/cluster/tokens", {"name": "bob", "scopes": ["infer"], "models": ["demo*"]})
+    chat = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+    for node in (a, b, c):
+        with client(node, made["token"]) as bob:
+            assert bob.get("/api/version").status_code == 200
+            assert bob.delete("/api/delete").status_code == 403
+            assert bob.get("/api/cluster/nodes").status_code == 403
+            assert bob.post("/v1/chat/completions", json=chat | {"model": "other"}).status_code == 403
+    with client(b, made["token"]) as bob:
+        assert bob.post("/v1/chat/completions", json=chat).status_code == 200
+    assert [token["name"] for token in b.ask("GET", "/api/cluster/tokens")["tokens"]] == ["bob"]
+    with client(c, made["token"]) as bob:
+        b.ask("DELETE", "/api/cluster/tokens/bob")
+        until(lambda: bob.get("/api/version").status_code == 401, 2.0, "the revocation's arrival")
+    assert made["token"] not in a.log + b.log + c.log
+
+
+def test_a_tokens_rate_is_enforced(cluster: list[RealNode]) -> None:
+    made = cluster[0].ask("POST", "/api/cluster/tokens", {"name": "slow", "rpm": 2})
+    with client(cluster[0], made["token"]) as slow:
+        answers = [slow.post("/api/generate", json={"model": "demo"}) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert int(answers[2].headers["retry-after"]) > 0
+
+
+def test_an_admin_token_manages_the_cluster_from_elsewhere(cluster: list[RealNode]) -> None:
+    made = cluster[0].ask("POST", "/api/cluster/tokens", {"name": "root", "scopes": ["admin"]})
+    with client(cluster[2], made["token"]) as admin:
+        assert len(admin.get("/api/cluster/nodes").json()["nodes"]) == 3
+
+
+@pytest.mark.parametrize("line", ["", "ayni-join-1.AAAA", "nonsense"])
+def test_a_machine_of_a_cluster_or_with_a_bad_line_joins_nothing(cluster: list[RealNode], line: str) -> None:
+    answer = httpx.post(f"{cluster[0].url}/api/cluster/join", json={"invitation": line}, timeout=20)
+    assert answer.status_code in {403, 409}
+    assert answer.json()["error"]
+
+
+def test_a_machine_that_left_or_was_removed_is_a_stranger_and_can_come_back_by_invitation(
+    cluster: list[RealNode],
+) -> None:
+    a, b, c = cluster
+    old_id = c.nodes()["c"]["id"]
+    c.ask("DELETE", "/api/cluster")
+    until(lambda: set(a.states()) == set(b.states()) == {"a", "b"}, what="its leaving")
+    assert c.ask("GET", "/api/cluster") == {"member": False, "active": False, "reason": ""}
+    assert not c.ca.exists()
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"{c.lan_url}/ca.pem", verify=False, timeout=2)
+    assert c.ask("POST", "/api/generate", {"model": "demo"})["done"] is True
+    line = b.ask("POST", "/api/cluster/invitations", {})["invitation"]
+    assert c.ask("POST", "/api/cluster/join", {"invitation": line})["name"] == "home"
+    await_all_up(cluster)
+    assert c.nodes()["c"]["id"] != old_id
+    again = httpx.post(f"{b.url}/api/cluster/join", json={"invitation": line}, timeout=20)
+    assert (again.status_code, "belongs to" in again.text or "member" in again.text) == (409, True)
+    a.ask("DELETE", "/api/cluster/nodes/c")
+    until(lambda: c.ask("GET", "/api/cluster")["member"] is False, what="the removed node's notice")
+    assert set(a.states()) == {"a", "b"}
+    used = httpx.post(f"{c.url}/api/cluster/join", json={"invitation": line}, timeout=20)
+    assert used.status_code == 403
+    fresh = a.ask("POST", "/api/cluster/invitations", {})["invitation"]
+    c.ask("POST", "/api/cluster/join", {"invitation": fresh})
+    await_all_up(cluster)
+
+
+def test_a_name_spreads(cluster: list[RealNode]) -> None:
+    cluster[2].ask("PATCH", "/api/cluster", {"name": "den"})
+    until(lambda: all(node.ask("GET", "/api/cluster")["name"] == "den" for node in cluster), 3.0)
+    cluster[0].ask("PATCH", "/api/cluster", {"name": "home"})
+    until(lambda: all(node.ask("GET", "/api/cluster")["name"] == "home" for node in cluster), 3.0)
