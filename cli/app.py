@@ -7,11 +7,14 @@ import os
 import sys
 from collections.abc import Sequence
 
+from cli.cluster_verbs import CLUSTER_VERBS
 from cli.errors import CommandError, UsageError
 from cli.text import cell
-from cli.verbs import VERBS, Verb
+from cli.verb import Verb
+from cli.verbs import LOCAL_VERBS
 from node.errors import InvalidSetting
 
+VERBS = (*LOCAL_VERBS, *CLUSTER_VERBS)
 INTERRUPTED = 130  # what shells report for a command ended by Ctrl-C
 
 
@@ -51,16 +54,26 @@ def dispatch(arguments: list[str]) -> int:
         case [] | ["-h" | "--help"] | ["help"]:
             print(overview(), end="")
             return 0
-        case ["help", name]:
-            return _act([name, "--help"])
+        case ["help", *name]:
+            return _act([*name, "--help"])
         case ["-v" | "--version", *_]:
             return _act(["version"])
     return _act(arguments)
 
 
 def _act(arguments: list[str]) -> int:
-    verb = find_verb(arguments[0])
-    return verb.act(verb.parse(arguments[1:]))
+    family = _family(arguments[0])
+    if family and (len(arguments) == 1 or arguments[1] in ("-h", "--help")):
+        print(f"Usage:\n  ayni {arguments[0]} COMMAND [ARGUMENTS]\n\nCommands:\n{_listed(family)}", end="")
+        return 0
+    words = 2 if family else 1
+    verb = find_verb(" ".join(arguments[:words]))
+    return verb.act(verb.parse(arguments[words:]))
+
+
+def _family(name: str) -> tuple[Verb, ...]:
+    """The verbs whose first word is `name`, where that alone is none."""
+    return tuple(verb for verb in VERBS if verb.name.startswith(f"{name} "))
 
 
 def find_verb(name: str) -> Verb:
@@ -68,20 +81,27 @@ def find_verb(name: str) -> Verb:
     for verb in VERBS:
         if name == verb.name or name in verb.aliases:
             return verb
-    raise UsageError(f'unknown command "{cell(name)}" for "ayni"', "See: ayni --help")
+    family, _, member = name.rpartition(" ")
+    above = f"ayni {family}".rstrip()
+    raise UsageError(f'unknown command "{cell(member)}" for "{above}"', f"See: {above} --help")
 
 
 def overview() -> str:
     """What `ayni` alone prints."""
-    width = max(len(verb.name) for verb in VERBS)
-    verbs = "".join(f"  {verb.name:<{width}}   {verb.summary}\n" for verb in VERBS)
+    here = Verb("help", "Help about any command", lambda arguments: 0)
     return (
         "Pools the computers of a home or office into one private LLM service.\n\n"
         "Usage:\n  ayni COMMAND [ARGUMENTS]\n\n"
-        f"Commands:\n{verbs}  {'help':<{width}}   Help about any command\n\n"
+        f"Commands:\n{_listed((*LOCAL_VERBS, here))}\n"
+        f"Several machines as one:\n{_listed(CLUSTER_VERBS)}\n"
         "Flags:\n  -h, --help      Show this\n  -v, --version   Show the version\n\n"
         'See `ayni COMMAND --help` for one command. A first question: ayni run demo "What is Ayni?"\n'
     )
+
+
+def _listed(verbs: Sequence[Verb]) -> str:
+    width = max(len(verb.name) for verb in verbs)
+    return "".join(f"  {verb.name:<{width}}   {verb.summary}\n" for verb in verbs)
 
 
 def _complain(message: str, hint: str = "") -> int:

@@ -52,12 +52,16 @@ class Client:
             text = response.read(MAX_ANSWER_BYTES)
         return _parse_object(text) if text.strip() else {}
 
-    def stream(self, path: str, body: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
+    def stream(
+        self, path: str, body: dict[str, Any], *, timeout_s: float | None = None
+    ) -> Generator[dict[str, Any], None, None]:
         """The objects of a newline-delimited answer as they come; closing the iterator cancels the request.
+
+        `timeout_s`: how long nothing may come.
 
         Raises: NotRunning, ConnectionLost, ServerError: also for an `{"error": ...}` amid the stream.
         """
-        with self._request("POST", path, _encode(body), timeout_s=None) as response:
+        with self._request("POST", path, _encode(body), timeout_s=timeout_s) as response:
             while line := response.readline(MAX_LINE_BYTES):
                 if not line.strip():
                     continue

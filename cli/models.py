@@ -32,15 +32,19 @@ def list_models(client: Client, prefix: str = "") -> None:
 
 
 def list_running(client: Client, prefix: str = "") -> None:
-    """Print the models in memory whose names start with `prefix`."""
+    """Print the models in memory whose names start with `prefix`; in a cluster, with the machine that has each."""
     now = datetime.now(UTC)
     rows = []
-    for model in _models(client.ask("GET", "/api/ps")):
+    running = _models(client.ask("GET", "/api/ps"))
+    nodes = any(text_of(model, "node") for model in running)
+    for model in running:
         if text_of(model, "name").lower().startswith(prefix.lower()):
             size, context = human_bytes(count_of(model, "size")), str(count_of(model, "context_length"))
             until = until_text(parse_time(model.get("expires_at")), now)
-            rows.append((text_of(model, "name"), _short_id(model), size, processor(model), context, until))
-    sys.stdout.write(render_table(("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"), rows))
+            row = (text_of(model, "name"), _short_id(model), size, processor(model), context, until)
+            rows.append((*row, text_of(model, "node")) if nodes else row)
+    header = ("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL")
+    sys.stdout.write(render_table((*header, "NODE") if nodes else header, rows))
 
 
 def processor(model: dict[str, Any]) -> str:

@@ -16,6 +16,8 @@ _CELL_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _SIZE_UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "KB"))
 _NS_PER_UNIT = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 _DURATION = re.compile(r"[+-]?(?:0|(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|ms|s|m|h))+)")
+_LIFETIME = re.compile(r"(\d{1,9})([smhdw]?)")
+_SECONDS_PER_UNIT = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _HOURS_PER_YEAR = 24 * 365
 
 
@@ -96,6 +98,15 @@ def parse_duration(text: str) -> str | int:
     if not _DURATION.fullmatch(text):
         raise UsageError(f"invalid duration '{cell(text)}' (write e.g. 30s, 5m, 1h30m, or -1 for always)")
     return text
+
+
+def parse_lifetime(text: str) -> int:
+    """Seconds: "15m", "30d", "1h30m", "900". Raises UsageError: anything else, and nothing at all."""
+    parts = _LIFETIME.findall(text)
+    seconds = sum(int(count) * _SECONDS_PER_UNIT[unit] for count, unit in parts)
+    if "".join(count + unit for count, unit in parts) != text or not seconds:
+        raise UsageError(f"invalid duration '{cell(text)}' (write e.g. 15m, 12h, 30d)")
+    return seconds
 
 
 def go_duration(nanoseconds: int) -> str:

@@ -1,23 +1,16 @@
-"""The table of verbs: how each one's arguments are written, and which function does it.
+"""The verbs of one machine: how each one's arguments are written, and which function does it.
 
 Each verb imports what it needs when it runs, so that a short one starts fast.
 """
 
 from __future__ import annotations
 
-from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Callable
-from dataclasses import dataclass
+from argparse import SUPPRESS, ArgumentParser, Namespace
 from pathlib import Path
-from typing import NoReturn
 
-from cli.errors import UsageError
+from cli.verb import ADDRESS_HELP, Verb
 from node.settings import TABLE, Settings, load_settings
 
-ADDRESS_HELP = """\
-environment:
-  AYNI_HOST   where the node is (OLLAMA_HOST is honoured too; default 127.0.0.1:11434)
-"""
 RUN_HELP = f"""\
 {ADDRESS_HELP}\
   AYNI_HISTORY=false, OLLAMA_NOHISTORY=1   do not remember what is typed at the prompt
@@ -27,47 +20,6 @@ Where nothing answers on this machine, a node is started in the background.
 Text that is piped in stands before the prompt; without either, a conversation begins.
 """
 VERSION_TIMEOUT_S = 2.0
-# Flags whose value may be left out: it has to be joined by "=", lest a prompt be taken for it.
-OPTIONAL_VALUE_FLAGS = ("--think", "--truncate")
-
-
-class VerbParser(ArgumentParser):
-    """Reports mistakes as UsageError instead of ending the process."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises UsageError."""
-        raise UsageError(message, f"See: {self.prog} --help")
-
-
-@dataclass(frozen=True, slots=True)
-class Verb:
-    """One thing the command can do. `act` returns the exit status."""
-
-    name: str
-    summary: str
-    act: Callable[[Namespace], int]
-    add_arguments: Callable[[ArgumentParser], None] = lambda parser: None
-    aliases: tuple[str, ...] = ()
-    epilog: str = ADDRESS_HELP
-
-    def parse(self, arguments: list[str]) -> Namespace:
-        """Raises UsageError; --help prints and ends the process."""
-        parser = VerbParser(
-            prog=f"ayni {self.name}",
-            description=self.summary + ".",
-            epilog=self.epilog,
-            formatter_class=RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        self.add_arguments(parser)
-        return parser.parse_intermixed_args(_join_optional_values(arguments))
-
-
-def _join_optional_values(arguments: list[str]) -> list[str]:
-    """A bare `--think` becomes `--think=true`, so that the word after it stays a word."""
-    flags_end = arguments.index("--") if "--" in arguments else len(arguments)
-    flags = (f"{word}=true" if word in OPTIONAL_VALUE_FLAGS else word for word in arguments[:flags_end])
-    return [*flags, *arguments[flags_end:]]
 
 
 def _parse_bool(text: str) -> bool:
@@ -269,7 +221,7 @@ def show_version(settings: Settings) -> int:
     return 0
 
 
-VERBS: tuple[Verb, ...] = (
+LOCAL_VERBS: tuple[Verb, ...] = (
     Verb("serve", "Start a node", _serve, _serve_arguments, aliases=("start",), epilog=""),
     Verb("shutdown", "Stop the node of this machine", _shutdown),
     Verb("run", "Run a model", _run, _run_arguments, epilog=RUN_HELP),

@@ -65,7 +65,7 @@ class Handler(BaseHTTPRequestHandler):
             self.node.left_early.set()
         self.close_connection = True
 
-    do_GET = do_POST = do_HEAD = do_DELETE = _answer  # noqa: N815
+    do_GET = do_POST = do_HEAD = do_DELETE = do_PATCH = _answer  # noqa: N815
 
     def _send(self, reply: Reply) -> None:
         self.send_response(reply.status)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.verbs import VERBS, Verb
+from cli.app import VERBS
+from cli.verb import Verb
 from tests.cli.scripted_node import Command, Reply, ScriptedNode
 
 DIGEST = "ab12" * 16
@@ -240,7 +241,7 @@ def test_help_names_every_verb(ayni: Command) -> None:
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
 def test_every_verb_explains_itself(verb: Verb, ayni: Command) -> None:
-    done = ayni(verb.name, "--help")
+    done = ayni(*verb.name.split(), "--help")
     assert done.returncode == 0
     assert done.stdout.startswith(f"usage: ayni {verb.name}")
 
