@@ -74,9 +74,10 @@ class RayLauncher:
         """Join, or found, the Ray cluster of this formation. Raises RaySessionError, OSError."""
         if not ray_versions().ray:
             raise RayUnusable("Ray isn't installed here")
-        plan, recovers = await asyncio.to_thread(self._prepare, formation)
-        if plan.role == "worker":
+        if formation.role_of(self.me) == "worker":
             await await_head(formation)
+        # Should this be the last that happens, the next start (or daemon) finds the folder by its record.
+        plan, recovers = await asyncio.to_thread(self._prepare, formation)
         await self.before(plan)
         session = await RaySession.start(plan, self.state, self.environ, limit_s=RECOVERY_LIMIT_S if recovers else None)
         try:
@@ -112,7 +113,7 @@ class RayLauncher:
             node=self.me,
             address=formation.address if role == "head" else self.address or address_towards(formation.address),
             ports=self._ports(formation, is_head=role == "head"),
-            folder=leftover.make_session_folder(),
+            folder=leftover.make_session_folder(self.state),
             store=store,
             credentials=Credentials(self.certificate, self.key, self.authority, token),
         )

@@ -31,9 +31,15 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
     folder: Path
 
 
-def make_session_folder() -> Path:
-    """A fresh folder that only this user can enter, with a short name."""
-    return Path(tempfile.mkdtemp(prefix=PREFIX, dir=SHORT_ROOT))
+def make_session_folder(state: Path) -> Path:
+    """A fresh folder that only this user can enter, with a short name, on record from the start. Raises OSError."""
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=SHORT_ROOT))
+    try:
+        write_record(state, SessionRecord(session_id=0, folder=folder))
+    except OSError:
+        remove_session_folder(folder)
+        raise
+    return folder
 
 
 def remove_session_folder(folder: Path) -> None:

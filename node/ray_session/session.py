@@ -78,22 +78,16 @@ class RaySession:
         """
         limit_s = limit_s or (HEAD_LIMIT_S if plan.role == "head" else WORKER_LIMIT_S)
         output = plan.folder / "start.log"
-        record = leftover.SessionRecord(session_id=0, folder=plan.folder)
-        try:
-            await asyncio.to_thread(leftover.write_record, state, record)
-            with output.open("wb") as file:
-                child = await asyncio.create_subprocess_exec(
-                    *(command or start_command(plan)),
-                    stdin=subprocess.DEVNULL,
-                    stdout=file,
-                    stderr=subprocess.STDOUT,
-                    cwd=plan.folder,
-                    env=session_environment(plan, environ),
-                    start_new_session=True,
-                )
-        except OSError:
-            leftover.remove_session_folder(plan.folder)
-            raise
+        with output.open("wb") as file:
+            child = await asyncio.create_subprocess_exec(
+                *(command or start_command(plan)),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                cwd=plan.folder,
+                env=session_environment(plan, environ),
+                start_new_session=True,
+            )
         session = cls(plan, state, child.pid)
         try:
             started = leftover.SessionRecord(session_id=child.pid, folder=plan.folder)

