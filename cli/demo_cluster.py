@@ -188,6 +188,7 @@ def _ask(asker: DemoNode, *, kill: DemoNode | None = None) -> Answer:
     body = {
         "model": MODEL,
         "messages": [{"role": "user", "content": QUESTION}],
+        "think": False,
         "options": {"temperature": 0},
     }
     text, cut_at, last = "", 0, dict[str, Any]()
