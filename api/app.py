@@ -14,6 +14,7 @@ from api.cluster import routes as cluster_routes
 from api.daemon import Daemon
 from api.errors import EXPECTED_ERRORS, Fault, NoSuchRoute, WrongMethod, fault_of
 from api.gate import AnyHost, Gate, HostRule, OriginRule
+from api.route_headers import RouteHeaders
 from api.stream import ClientGone, fault_response
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ def _create_app(daemon: Daemon, hosts: HostRule | AnyHost) -> FastAPI:
     app.add_exception_handler(HTTPException, _answer_routing_error)
     app.add_exception_handler(ClientGone, _answer_nobody)
     app.add_exception_handler(Exception, _answer_bug)
+    app.add_middleware(RouteHeaders, daemon=daemon)
     app.add_middleware(
         Gate,
         hosts=hosts,

@@ -34,6 +34,7 @@ from node.errors import Closing, DoesNotFit, JobFailed, LoadError, NodeError, Qu
 from node.fingerprint import Marks, fingerprint
 from node.jobs import Done, Embedded, EmbedJob, Event, Job, Rendered
 from node.peers import ModelNotThere, PeerError, PeerLost, PeerUnreachable, Serves
+from node.route_trace import ROUTE_TRACE
 
 if TYPE_CHECKING:
     from coordinator.limits import LimitTable
@@ -139,6 +140,8 @@ class Dispatcher:
             node = await self._place(model, request, trail)
             if attempt.number > 1:
                 log.info("stream goes on node=%s model=%s tokens=%d", node, model.name, len(stream.delivered_tokens))
+                if (trace := ROUTE_TRACE.get()) is not None:
+                    trace.resumed += 1
             try:
                 events = self._serves(node).run(model, attempt.job, options, keep_alive_s)
                 async with aclosing(events) as coming:
@@ -232,7 +235,10 @@ class Dispatcher:
             route = choose_route(view, replace(request, excluded=excluded) if excluded else request)
             if not isinstance(route, Refusal):
                 self._cluster.sent(route.node, request.model, request.prompt_tokens - route.cached_tokens)
-                log.debug("route model=%s %s", model.name, route_header(route))
+                told = route_header(route)
+                log.debug("route model=%s %s", model.name, told)
+                if (trace := ROUTE_TRACE.get()) is not None:
+                    trace.route = told
                 return route.node
             if route.reason in ("unknown_model", "unknown_size") and view.me not in excluded:
                 return view.me  # it was found on this machine's disk, whatever the reports say by now

@@ -86,6 +86,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     interfaces: tuple[str, ...] = ()
     static_peers: tuple[str, ...] = ()
     ray: Literal["auto", "off"] = "auto"
+    ray_port: int = 11440
 
     @property
     def host(self) -> str:
@@ -392,6 +393,13 @@ TABLE: tuple[Setting, ...] = (
         "auto or off",
         "auto",
         _one_of("auto", "off"),
+    ),
+    Setting(
+        "ray_port",
+        "The first of the ports of the Ray session; it takes a block of 32, here or, where those are taken, above.",
+        "a port number",
+        "11440",
+        parse_port,
     ),
 )
 

@@ -138,7 +138,7 @@ class ClusterHost:
         )
         await member.start(sockets, known)
         self.member = member
-        self._daemon.node, self._daemon.shelf.elsewhere = member.dispatcher, member.catalogue
+        self._daemon.node, self._daemon.shelf.elsewhere = member.turns, member.catalogue
         return member
 
     def _removed(self, reason: str) -> None:

@@ -22,6 +22,7 @@ from api.cluster.lan_sockets import lan_hosts, with_port
 from api.cluster.measured import MeasuredNode
 from api.cluster.pins import Pins
 from api.cluster.reporter import Reporter
+from api.cluster.turns import Turns
 from api.lan import LanListener
 from api.lan_gate import LanGate, TokenRates
 from coordinator.cluster_view import ClusterView
@@ -124,6 +125,7 @@ class ClusterNode:
             on_change=self._take,
         )
         self.dispatcher = Dispatcher(self.measured, self.peers.node, self.view, footprints, limits=self.limits)
+        self.turns = Turns(self.dispatcher, self.view, limit=settings.max_queue)
         self._box = CardBox(settings.cache_dir / "cards")
         self.catalogue = Catalogue(
             daemon.store, daemon.shelf, self.view, self.peers, self._box, self.reporter.scan_soon

@@ -70,6 +70,7 @@ class Placing:
                 key=identity.key_path,
                 authority=identity.ca_path,
                 address=member.hosts[0],
+                first_port=member.settings.ray_port,
             ),
             on_order=self._take_order,
             on_reach=self._on_reach,

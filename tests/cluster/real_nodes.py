@@ -76,6 +76,8 @@ class RealNode:
             "AYNI_LAN_PORT": str(self.lan_port),
             "AYNI_DISCOVERY": "off",
             "AYNI_RAY": "off",
+            # Two that begin at the same moment would both take the first block that is free.
+            "AYNI_RAY_PORT": str(22_000 + 512 * ADDRESSES.index(self.host)),
         }
         with (self.home / "daemon.log").open("ab") as log:
             self.process = subprocess.Popen(

@@ -61,6 +61,9 @@ def test_a_request_goes_where_the_model_is_loaded(cluster: list[RealNode]) -> No
     explained = c.ask("POST", "/api/cluster/explain", {"model": "demo"})
     assert explained["node"] == "a"
     assert explained["lines"][0].startswith("a wins: ")
+    short = {"model": "demo", "prompt": "hi", "stream": False, "options": {"num_predict": 2}}
+    answered = httpx.post(f"{c.url}/api/generate", json=short, timeout=30)
+    assert answered.headers["x-ayni-route"].startswith(f"{c.nodes()['a']['id']}; resident; total=")
     text, last = stream(c)
     assert text.startswith("1, 2, 3")
     assert last["done_reason"] in {"stop", "length"}
@@ -117,6 +120,7 @@ def test_a_stream_goes_on_byte_for_byte_when_its_daemon_is_killed_and_the_node_c
     resumed, last = stream(c, at_chunk=8, then=a.kill)
     assert resumed == undisturbed
     assert last["done"] is True
+    assert last["ayni"]["resumed"] == 1
     assert c.states()["a"] == "lost"
     assert "stream goes on" in c.log
     a.start()
