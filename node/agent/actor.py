@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from node.agent.link import AgentLink, CoordinatorLost, Heard, Orphaned, Stale
+from node.agent.link import AgentLink, CoordinatorLost, Heard, Stale
 from node.agent.protocol import Hello
 
 if TYPE_CHECKING:
@@ -36,14 +35,12 @@ class NodeAgent:
         """`incarnation`: the Ray node it was made for."""
         import ray
 
-        socket = Path(os.environ[SOCKET_VARIABLE])
         self._handle = ray.get_runtime_context().current_actor
         self._link = AgentLink(
             Hello(node=NodeId(node), generation=generation, incarnation=incarnation, pid=os.getpid()),
-            socket,
+            Path(os.environ[SOCKET_VARIABLE]),
             RayCoordination(node, generation, incarnation, handle=self._handle),
         )
-        self._folder = socket.parent
         self._serving = asyncio.create_task(self._serve(), name="agent link")
 
     async def ping(self) -> int:
@@ -63,9 +60,6 @@ class NodeAgent:
             log.warning("the agent ends: %s", stale.exceptions[0])
             # Ray starts an actor again that just ends; this one is to stay away.
             await asyncio.to_thread(ray.kill, self._handle, no_restart=True)
-        except* Orphaned:
-            log.warning("the daemon stayed away: ending its Ray session")
-            end_session(self._folder)
         except* Exception:
             log.exception("the agent broke, and is started again")
             os._exit(1)
@@ -110,13 +104,3 @@ class RayCoordination:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def end_session(folder: Path) -> None:
-    """End a Ray session of which this process is a part: the raylet and all that hangs on it, this process last."""
-    from node.ray_session import processes
-
-    for pid in processes.members(os.getsid(0), folder):
-        if pid != os.getpid():
-            processes.kill(pid)
-    os.kill(os.getpid(), signal.SIGKILL)

@@ -2,14 +2,13 @@
 
 Knows nothing of Ray: the coordinator is whatever fits `Coordination`. Both ends may vanish at any time. A
 coordinator that was restarted knows nobody, so it is told everything again; a daemon that was restarted finds us
-waiting at the same socket; a daemon that stays away means that this session was left behind and has to end.
+waiting at the same socket.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,8 +22,6 @@ log = logging.getLogger(__name__)
 
 Heard: TypeAlias = Literal["heard", "unknown", "stale"]
 
-# A daemon is back within seconds, or was stopped in a way that left its session behind.
-ORPHAN_S = 20.0
 RECONNECT_S = 0.25
 CALL_LIMIT_S = 5.0
 RETRY_S = 0.3
@@ -39,10 +36,6 @@ class CoordinatorLost(Exception):
 
 class Stale(Exception):
     """This agent has no business any more: a newer one, or a newer generation, has taken its place."""
-
-
-class Orphaned(Exception):
-    """The daemon stays away: this node's whole Ray session has no owner."""
 
 
 class Coordination(Protocol):
@@ -60,9 +53,8 @@ class Coordination(Protocol):
 class AgentLink:
     """One agent between one daemon and the coordinator."""
 
-    def __init__(self, hello: Hello, socket: Path, coordinator: Coordination, *, orphan_s: float = ORPHAN_S) -> None:
+    def __init__(self, hello: Hello, socket: Path, coordinator: Coordination) -> None:
         self._hello, self._socket, self._coordinator = hello, socket, coordinator
-        self._orphan_s = orphan_s
         self._report: bytes | None = None
         self._is_new_report = False
         self._events: deque[bytes] = deque(maxlen=MAX_EVENTS)
@@ -72,7 +64,7 @@ class AgentLink:
         self._reach: Reach | None = None
 
     async def run(self) -> None:
-        """Serve until there is nothing to serve. Raises ExceptionGroup of Stale, Orphaned."""
+        """Serve until there is nothing to serve. Raises ExceptionGroup of Stale."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._serve_daemon(), name="daemon")
             group.create_task(self._serve_coordinator(), name="coordinator")
@@ -83,13 +75,10 @@ class AgentLink:
         self._flush()
 
     async def _serve_daemon(self) -> None:
-        away_since_s = time.monotonic()
         while True:
             try:
                 reader, writer = await asyncio.open_unix_connection(str(self._socket))
             except OSError:
-                if time.monotonic() - away_since_s >= self._orphan_s:
-                    raise Orphaned from None
                 await asyncio.sleep(RECONNECT_S)
                 continue
             try:
@@ -100,7 +89,6 @@ class AgentLink:
             finally:
                 self._writer = None
                 writer.close()
-            away_since_s = time.monotonic()
             await asyncio.sleep(RECONNECT_S)
 
     async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -17,6 +17,7 @@ from typing import Self
 
 from node.ray_session import leftover, processes
 from node.ray_session.errors import RayCommandFailed
+from node.ray_session.guard import Guard
 from node.ray_session.plan import SessionPlan, session_environment, start_command
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class RaySession:
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._state = state
         self._watching: asyncio.Task[None] | None = None
+        self._guard: Guard | None = None
 
     @classmethod
     async def start(
@@ -90,6 +92,7 @@ class RaySession:
             )
         session = cls(plan, state, child.pid)
         try:
+            session._guard = await Guard.start(child.pid, plan.folder)
             started = leftover.SessionRecord(session_id=child.pid, folder=plan.folder)
             await asyncio.to_thread(leftover.write_record, state, started)
             await session._await_start(child, output, limit_s)
@@ -107,6 +110,8 @@ class RaySession:
         if not await asyncio.to_thread(processes.end, self.session_id, self.plan.folder):
             log.error("processes of Ray session %d do not end", self.session_id)
             return  # the record stays: the next start tries again
+        if self._guard is not None:
+            await self._guard.release()
         await asyncio.to_thread(leftover.remove_session_folder, self.plan.folder)
         leftover.forget_record(self._state)
         if not self.lost.done():

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from node.agent import AgentDoor
-from node.agent.link import AgentLink, CoordinatorLost, Heard, Orphaned, Stale
+from node.agent.link import AgentLink, CoordinatorLost, Heard, Stale
 from node.agent.protocol import Hello
 from node.identity import NodeId
 
@@ -60,9 +60,9 @@ class World:
         self.coordinator = FakeCoordinator()
         self.tasks: list[asyncio.Task[None]] = []
 
-    def agent(self, *, node: NodeId = ME, generation: int = 1, orphan_s: float = 20.0) -> AgentLink:
+    def agent(self, *, node: NodeId = ME, generation: int = 1) -> AgentLink:
         hello = Hello(node=node, generation=generation, incarnation="r1", pid=1)
-        link = AgentLink(hello, self.socket, self.coordinator, orphan_s=orphan_s)
+        link = AgentLink(hello, self.socket, self.coordinator)
         self.tasks.append(asyncio.create_task(link.run()))
         return link
 
@@ -188,15 +188,6 @@ async def test_an_agent_that_the_coordinator_calls_stale_ends(world: World) -> N
         async with asyncio.timeout(5):
             await world.tasks.pop()
     assert ended.group_contains(Stale)
-
-
-async def test_an_agent_whose_daemon_stays_away_is_orphaned(world: World) -> None:
-    await world.door.close()
-    world.agent(orphan_s=0.3)
-    with pytest.raises(ExceptionGroup) as ended:
-        async with asyncio.timeout(5):
-            await world.tasks.pop()
-    assert ended.group_contains(Orphaned)
 
 
 @pytest.mark.parametrize("sent", [b"\xff\xff\xff\xff", b"\x03\x00\x00\x00abc", b"\x00\x00", b""])

@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from node.identity import NodeId
 from node.ray_session import Formation, RayCommandFailed, RayControlLost, RayPorts, SessionPlan, leftover, processes
 from node.ray_session.control import RayControl
+from node.ray_session.guard import Guard
 from node.ray_session.plan import Credentials
 from node.ray_session.session import RaySession, explain
 
@@ -151,6 +153,45 @@ async def test_a_start_that_is_broken_off_leaves_nothing(folder: Path, tmp_path:
     await asyncio.gather(starting, return_exceptions=True)
     assert starting.cancelled()
     assert not exists(folder)
+
+
+DAEMON = """
+import asyncio, os, sys
+from pathlib import Path
+from node.ray_session.guard import Guard
+async def main():
+    words = ("sh", "-c", "sleep 60 & sleep 60")
+    child = await asyncio.create_subprocess_exec(*words, cwd=sys.argv[1], start_new_session=True)
+    await Guard.start(child.pid, Path(sys.argv[1]))
+    print(child.pid, flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+def test_a_session_whose_daemon_is_killed_ends_with_it(folder: Path) -> None:
+    daemon = subprocess.Popen([sys.executable, "-c", DAEMON, str(folder)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert daemon.stdout is not None
+        session_id = int(daemon.stdout.readline())
+        assert processes.members(session_id, folder)
+    finally:
+        daemon.kill()
+        daemon.wait()
+    deadline_s = time.monotonic() + 5
+    while left := processes.members(session_id, folder):
+        assert time.monotonic() < deadline_s, left
+        time.sleep(0.01)
+
+
+async def test_a_guard_that_is_released_kills_nothing(folder: Path) -> None:
+    child = await asyncio.create_subprocess_exec("sleep", "60", cwd=folder, start_new_session=True)
+    guard = await Guard.start(child.pid, folder)
+    await guard.release()
+    await guard.release()
+    assert processes.is_alive(child.pid)
+    child.kill()
+    await child.wait()
 
 
 async def test_the_next_daemon_ends_what_a_killed_one_left(session: RaySession, folder: Path, tmp_path: Path) -> None:
