@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from node.jobs import Done, Embedded, EmbedJob, Event, Job, Rendered, Usage
+from node.peers import ModelNotThere
 from node.supervisor import LoadedModel, LoadOptions
+from registry import BlobNotFound
 
 if TYPE_CHECKING:
     from api.daemon import Node
+    from node.identity import NodeId
     from registry import Digest, Model, ModelName
 
 # How fast a mean follows new measurements.
@@ -33,10 +36,13 @@ class Speed:
 
 
 class MeasuredNode:
-    """The supervisor, with an eye on it. `on_change` is told when what is in memory may have changed."""
+    """The supervisor, with an eye on it. `on_change` is told when what is in memory may have changed.
 
-    def __init__(self, node: Node, on_change: Callable[[], None]) -> None:
-        self._node, self._on_change = node, on_change
+    A model whose weights are not here raises ModelNotThere: another node may have them.
+    """
+
+    def __init__(self, me: NodeId, node: Node, on_change: Callable[[], None]) -> None:
+        self._me, self._node, self._on_change = me, node, on_change
         self.speeds: dict[Digest, Speed] = {}
         self.prefill_bytes_s = 0.0
         self.decode_bytes_s = 0.0
@@ -110,6 +116,8 @@ class MeasuredNode:
         self._on_change()
         try:
             yield loaded
+        except BlobNotFound:
+            raise ModelNotThere(self._me, str(model.name)) from None
         finally:
             loaded()
 

@@ -103,7 +103,7 @@ class ClusterNode:
         self.view = ClusterView(self.me)
         self.membership = Membership(self.me)
         footprints = Footprints(settings)
-        self.measured = MeasuredNode(local, self.changed)
+        self.measured = MeasuredNode(self.me, local, self.changed)
         self.reporter = Reporter(
             self.me,
             identity.node_name,

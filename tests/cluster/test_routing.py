@@ -116,6 +116,8 @@ def test_a_stream_goes_on_byte_for_byte_when_its_daemon_is_killed_and_the_node_c
 ) -> None:
     a, _, c = cluster
     only_loaded_on(a, cluster)
+    a.ask("POST", "/api/create", {"model": "only-here", "from": "demo", "system": "Hi.", "stream": False})
+    until(lambda: "only-here:latest" in c.nodes()["a"]["models"], what="the report of the model")
     undisturbed, _ = stream(c)
     resumed, last = stream(c, at_chunk=8, then=a.kill)
     assert resumed == undisturbed
@@ -123,8 +125,13 @@ def test_a_stream_goes_on_byte_for_byte_when_its_daemon_is_killed_and_the_node_c
     assert last["ayni"]["resumed"] == 1
     assert c.states()["a"] == "lost"
     assert "stream goes on" in c.log
+    gone = httpx.post(f"{c.url}/api/generate", json={"model": "only-here"}, timeout=10)
+    assert gone.status_code == 503
+    assert "model 'only-here:latest' is stored only on a, which can't be reached" in gone.json()["error"]
     a.start()
     await_all_up(cluster)
+    assert c.ask("POST", "/api/generate", {"model": "only-here"})["done"] is True
+    a.ask("DELETE", "/api/delete", {"model": "only-here"})
 
 
 def test_a_node_that_is_told_to_stop_hands_its_streams_on(cluster: list[RealNode]) -> None:
