@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from uvicorn import Config
@@ -50,7 +49,6 @@ class LanListener:
         app: ASGIApp,
         listener: socket.socket,
         context: ssl.SSLContext,
-        is_revoked: Callable[[NodeId], bool],
     ) -> LanListener:
         """Serve `app` on a listening socket."""
         config = Config(
@@ -68,7 +66,7 @@ class LanListener:
         config.load()
         state = ServerState()
         server = await asyncio.get_running_loop().create_server(
-            lambda: _LanProtocol(config, state, is_revoked),
+            lambda: _LanProtocol(config, state),
             sock=listener,
             ssl=context,
             ssl_handshake_timeout=HANDSHAKE_LIMIT_S,
@@ -96,15 +94,15 @@ class LanListener:
 class _LanProtocol(HttpToolsProtocol):
     """HTTP on one TLS connection; puts the node at the other end into the scope of each request."""
 
-    def __init__(self, config: Config, state: ServerState, is_revoked: Callable[[NodeId], bool]) -> None:
+    def __init__(self, config: Config, state: ServerState) -> None:
         super().__init__(config, state, {})
-        self._is_revoked = is_revoked
         self._waiting: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         try:
-            peer = peer_node_id(transport.get_extra_info("ssl_object"), self._is_revoked)
+            # A node that was removed may connect: each of its requests is refused, and so it learns why.
+            peer = peer_node_id(transport.get_extra_info("ssl_object"), lambda _: False)
         except CertificateRefused as refusal:
             log.info("connection refused client=%s reason=%s", self.client, refusal)
             transport.abort()

@@ -145,6 +145,9 @@ class LanGate:
         path: str = scope["path"]
         peer: NodeId | None = scope.get(PEER)
         if peer is not None and self._is_revoked(peer):
+            if path.startswith(PREFIX):
+                await self._endpoints.refuse_removed(send)
+                return
             await _refuse(Unauthenticated("this machine was removed from the cluster"), scope, receive, send)
         elif path in OPEN_PATHS and scope["method"] in READING:
             await self._open(path)(scope, receive, send)

@@ -170,7 +170,7 @@ async def serve(part: Part) -> None:
     )
     listening = socket.create_server((part.address, part.port))
     listening.setblocking(False)
-    listener = await LanListener.start(gate, listening, identity.server_context(), revoked)
+    listener = await LanListener.start(gate, listening, identity.server_context())
     cluster.take_own(report(), time.monotonic())
     peers.start()
     for record in part.others:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from node.peers.book import AddressBook
 from node.peers.endpoints import PEER, PREFIX, Call, Caller, Endpoints
+from node.peers.entry import Registrar, join_cluster
 from node.peers.errors import CallRefused, ModelNotThere, PeerError, PeerLost, PeerRefused, PeerUnreachable
 from node.peers.membership import (
     Beat,
@@ -14,6 +15,7 @@ from node.peers.membership import (
     Member,
     MemberRecord,
     Membership,
+    Removed,
     Reported,
     WentDown,
     WentUp,
@@ -42,10 +44,13 @@ __all__ = [
     "PeerRefused",
     "PeerUnreachable",
     "Peers",
+    "Registrar",
     "RemoteNode",
+    "Removed",
     "Reported",
     "Serves",
     "SharedModels",
     "WentDown",
     "WentUp",
+    "join_cluster",
 ]

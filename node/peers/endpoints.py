@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from node.errors import NodeError
-from node.identity import IdentityError
+from node.identity import CertificateRefused, IdentityError
+from node.identity import refusal as refused_as
 from node.peers.errors import CallRefused
+from node.peers.link import LINK_PATH
 from node.peers.session import Message, Receive, Send, Session
 from node.peers.wire import Fault, fault_of
 
@@ -28,9 +30,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PREFIX: Final = "/node/"
-LINK_PATH: Final = "/node/link"
 # The scope's entry that says which node's certificate came with the connection; None or absent: none.
 PEER: Final = "ayni.peer"
+# A fault whose only field is what `node.identity.refusal` makes of an IdentityError.
+IDENTITY_FAULT: Final = "IdentityError"
 MAX_CALL_BYTES = 8 << 20
 MAX_STRANGER_BYTES = 64 << 10
 BODY_LIMIT_S = 10.0
@@ -80,6 +83,10 @@ class Endpoints:
         self._closing = True
         self.end_sessions()
 
+    async def refuse_removed(self, send: Send) -> None:
+        """Tell a node that was removed why nothing is answered."""
+        await _answer(send, 401, Fault(IDENTITY_FAULT, (refused_as(CertificateRefused("revoked")),)))
+
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""
         peer: NodeId | None = scope.get(PEER)
@@ -120,7 +127,7 @@ class Endpoints:
         except CallRefused as refusal:
             await _answer(send, refusal.status, Fault("CallRefused", (refusal.status, refusal.reason)))
         except IdentityError as refusal:
-            await _answer(send, 403, Fault("CallRefused", (403, str(refusal))))
+            await _answer(send, 403, Fault(IDENTITY_FAULT, (refused_as(refusal),)))
         except msgspec.DecodeError as error:
             await _answer(send, 400, Fault("CallRefused", (400, f"not understood: {error}"[:500])))
         except NodeError as error:

@@ -86,7 +86,14 @@ class Reported:
     report: NodeReport
 
 
-Change: TypeAlias = WentUp | WentDown | Reported
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """A member says that this node was removed from the cluster."""
+
+    by: NodeId
+
+
+Change: TypeAlias = WentUp | WentDown | Reported | Removed
 MemberState: TypeAlias = Literal["unknown", "up", "down"]
 
 

@@ -17,15 +17,15 @@ import msgspec
 from msgspec import Struct
 
 from node.errors import NodeError
-from node.identity import IdentityError, Signed
+from node.identity import CertificateRefused, IdentityError, Signed
 from node.peers.book import AddressBook
-from node.peers.endpoints import PREFIX, Call, Caller
-from node.peers.errors import CallRefused, PeerError, PeerRefused, PeerUnreachable
-from node.peers.link import Link, unreachable
-from node.peers.membership import BEAT_S, Beat, BeatAnswer, Change, MemberRecord, Membership, WentDown, WentUp
+from node.peers.caller import call_at
+from node.peers.endpoints import Call, Caller
+from node.peers.errors import CallRefused, PeerError, PeerUnreachable
+from node.peers.link import Link
+from node.peers.membership import BEAT_S, Beat, BeatAnswer, Change, MemberRecord, Membership, Removed, WentDown, WentUp
 from node.peers.pinning import pin
 from node.peers.remote import Lane, RemoteNode
-from node.peers.wire import Fault, error_of
 
 if TYPE_CHECKING:
     import ssl
@@ -42,7 +42,6 @@ LOOK_S = 0.1
 REMEMBER_S = 5.0
 # Less than the other side's 300 s, so that no request is sent into a connection that is just being closed.
 KEEP_IDLE_S = 240.0
-MAX_ANSWER_BYTES = 8 << 20
 
 
 class Exchange(Struct, frozen=True, kw_only=True):
@@ -154,7 +153,7 @@ class Peers:
 
     async def greet(self, address: str) -> MemberRecord:
         """Find out which member is at host:port, and remember it. Raises PeerError."""
-        hello = Hello(record=self._record())
+        hello = Hello(record=self.record())
         answer = await self._post(None, address, "hello", msgspec.msgpack.encode(hello), Hello, CALL_LIMIT_S)
         record = msgspec.structs.replace(answer.record, addresses=(address, *answer.record.addresses))
         self.remember(record)
@@ -199,6 +198,11 @@ class Peers:
             try:
                 await self._exchange_beats(node)
                 await self._keep_link(node)
+            except CertificateRefused as refusal:
+                log.warning("node %s refuses us: %s", node, refusal)
+                self._apply(self.membership.refused(node, str(refusal), time.monotonic()))
+                if refusal.reason == "revoked":
+                    self._on_change(Removed(by=node))
             except (NodeError, IdentityError) as error:
                 log.debug("no beat to node %s: %s", node, error)
             except Exception:  # the next beat may do better
@@ -260,7 +264,7 @@ class Peers:
         if caller.node != hello.record.node:
             raise CallRefused(403, "a node introduces only itself")
         self.remember(hello.record)
-        return Hello(record=self._record())
+        return Hello(record=self.record())
 
     async def _answer_exchange(self, caller: Caller, theirs: Exchange) -> Exchange:
         self._merge(theirs.records)
@@ -281,7 +285,8 @@ class Peers:
     def _fingerprint(self) -> bytes:
         return self._ledger.fingerprint(now_s=time.time())
 
-    def _record(self) -> MemberRecord:
+    def record(self) -> MemberRecord:
+        """This node, as the others remember it."""
         beat = self._compose()
         return MemberRecord(node=beat.report.node, name=beat.report.name, addresses=beat.addresses)
 
@@ -359,27 +364,10 @@ class Peers:
         self, node: NodeId | None, address: str, name: str, body: bytes, answer: type[Answer], limit_s: float
     ) -> Answer:
         assert self._session is not None
-        shown, context = node or address, self._context_for(node)
-        try:
-            async with (
-                asyncio.timeout(limit_s),
-                self._session.post(f"https://{address}{PREFIX}{name}", data=body, ssl=context) as response,
-            ):
-                found = await response.content.read(MAX_ANSWER_BYTES)
-                while not response.content.at_eof() and len(found) < MAX_ANSWER_BYTES:
-                    found += await response.content.read(MAX_ANSWER_BYTES)
-                if response.status == 200:
-                    return msgspec.msgpack.decode(found, type=answer)
-                fault = msgspec.msgpack.decode(found, type=Fault)
-        except TimeoutError:
-            raise PeerUnreachable(shown, f"no answer within {limit_s:g} s") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise unreachable(shown, error) from None
-        except msgspec.DecodeError:
-            raise PeerRefused(shown, 502, "its answer makes no sense") from None
-        if fault.kind == CallRefused.__name__:
-            raise PeerRefused(shown, response.status, str(fault.fields[-1])[:500] if fault.fields else "no reason")
-        raise error_of(fault, shown)
+        context = self._context_for(node)
+        return await call_at(
+            self._session, context, address, name, body, answer, shown=node or address, limit_s=limit_s
+        )
 
     def _addresses(self, node: NodeId) -> list[str]:
         """Where to try, the address that worked last first."""

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from api.lan import LanListener
 from api.lan_gate import LanGate
-from node.identity import Identity, IdentityStore, NodeId, NodeKeys, NodeNames, issue_certificate
+from node.identity import Identity, IdentityStore, NodeId, NodeKeys, NodeNames, Software, issue_certificate
 from node.identity import Membership as Joining
 from node.peers import (
     AddressBook,
@@ -24,12 +24,14 @@ from node.peers import (
     MemberRecord,
     Membership,
     Peers,
+    Registrar,
     Serves,
     SharedModels,
 )
 from node.report import NodeReport
 from registry import ModelStore
 
+SOFTWARE = Software(ayni="0", python="3.11.0")
 ADDRESSES = ("127.0.0.11", "127.0.0.12", "127.0.0.13")
 
 
@@ -80,7 +82,9 @@ class LanNode:
             compose=self._beat,
             on_change=self.changes.append,
         )
-        self.endpoints = Endpoints(serves, SharedModels(store), self.peers.calls())
+        self.registrar = Registrar(identity, self.peers, SOFTWARE)
+        calls = self.peers.calls() | self.registrar.calls()
+        self.endpoints = Endpoints(serves, SharedModels(store), calls)
         self.api: ASGIApp = PlainTextResponse("the API")
         self.listener: LanListener | None = None
 
@@ -111,9 +115,7 @@ class LanNode:
             verifier=self.identity.token_verifier(),
             is_revoked=self.identity.ledger.is_node_revoked,
         )
-        self.listener = await LanListener.start(
-            gate, self.socket, self.identity.server_context(), self.identity.ledger.is_node_revoked
-        )
+        self.listener = await LanListener.start(gate, self.socket, self.identity.server_context())
         self.peers.start()
         for record in known:
             self.peers.remember(record)
