@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import time
 from typing import TYPE_CHECKING, Literal
 
 from cryptography.hazmat.primitives import serialization
@@ -167,11 +166,10 @@ class Finder:
         """Give everything that may be a member to `Peers`."""
         identity = self._member.identity
         dials = choose_dials(me=identity.node_id, cluster=identity.cluster_id, sightings=self.sightings)
-        now_s = time.monotonic()
         for dial in dials:
             if dial.node is not None:
                 member = self._member.membership.get(dial.node)
                 # What a member has told of itself counts for more than what somebody announces.
                 if member is None or (member.state != "up" and str(dial.address) not in member.addresses):
-                    log.debug("seen node=%s address=%s at_s=%.0f", dial.node, dial.address, now_s)
+                    log.debug("seen node=%s address=%s", dial.node, dial.address)
                     self._member.peers.remember(MemberRecord(node=dial.node, addresses=(str(dial.address),)))

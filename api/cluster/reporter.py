@@ -24,7 +24,7 @@ from node.report import (
     ResidentModel,
 )
 from node.supervisor import LoadedModel, LoadOptions
-from registry import Digest, Model, ModelName, ModelStore, RegistryError
+from registry import Digest, Model, ModelStore, RegistryError
 
 if TYPE_CHECKING:
     from api.cluster.measured import MeasuredNode
@@ -198,10 +198,6 @@ class Reporter:
             expires_in_s=expires_in_s,
             pinned=item.digest in self.pinned,
         )
-
-    def find(self, name: ModelName) -> Model:
-        """A stored model. Raises RegistryError."""
-        return self._store.resolve(name)
 
 
 def _present_bytes(model: Model) -> int:
