@@ -21,6 +21,8 @@ START_S = 0.5
 UNLOAD_S = 0.3
 # An unloaded model is asked for again with a chance that halves with each such time since its last use.
 MISSED_HALF_LIFE_S = 300.0
+# And computes at the same moment as another with a chance that halves with each such time.
+BUSY_HALF_LIFE_S = 30.0
 
 
 class Terms(NamedTuple):
@@ -99,7 +101,8 @@ def loading_terms(
 
     Meaningless where it does not fit. Unloading costs what loading the victims again would, as likely as they are
     missed. An instance that is there already and does not do for the request is replaced. A load of this model that
-    already runs there is counted as half done.
+    already runs there is counted as half done. Models that were used there lately will be again, and share the
+    device: which spreads models over machines instead of heaping them on the fastest.
     """
     need = footprint.need(footprint.context(request.context_tokens), request.parallel or 1)
     going: tuple[ResidentModel, ...] = ()
@@ -123,7 +126,12 @@ def loading_terms(
     for victim in victims:
         missed = 0.0 if victim in going else math.pow(0.5, victim.idle_s / MISSED_HALF_LIFE_S)
         evict_s += UNLOAD_S + missed * (START_S + victim.size_bytes / load_speed)
-    prefill_s = max(1, request.prompt_tokens) * footprint.layer_bytes * fit.slowdown / prefill_bytes_s(report)
+    sharing = 1.0
+    for resident in report.resident:
+        if resident not in victims:
+            sharing += math.pow(0.5, resident.idle_s / BUSY_HALF_LIFE_S)
+    work = max(1, request.prompt_tokens) * footprint.layer_bytes * fit.slowdown
+    prefill_s = work * sharing / prefill_bytes_s(report)
     hop_s = 0.0 if report.node == view.me else HOP_S
     total = hop_s + fetch_s + load_s + evict_s + prefill_s
     return Terms(total, hop_s, 0.0, fetch_s, load_s, evict_s, prefill_s), fit, victims

@@ -9,7 +9,7 @@ forms a cluster of its own, so that a flapping link at the edge does not upset t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -98,49 +98,51 @@ class Election:
     following: Claim | None = None
     _members: frozenset[NodeId] = frozenset()
     _headless_since_s: float | None = None
-    _better: tuple[Claim, float] | None = None
+    _doubted_since_s: float | None = None
     _expected: tuple[NodeId, float] | None = None
     _passed_over: dict[NodeId, float] = field(default_factory=dict)
 
     def decide(self, nodes: Mapping[NodeId, NodeReport], now_s: float) -> Decision:
         """Say what to do, given the reports of all nodes that can be reached now, mine included.
 
-        1. A claim that is heard is followed, the highest one first; a change of claim must last `settle_s`.
-        2. None, and nobody else is there: alone, unless this node is a head itself.
+        1. A claim that is heard is followed, the highest one first; what is followed is left only for something newer
+           that has been heard for `settle_s`.
+        2. None, and nobody else is there: alone; a head's own session is its claim and goes on.
         3. None for `settle_s` (`patience_s` where most of the last generation is missing): the best-ranked node
            forms a new generation; the others wait for it, and pass it over if it does not.
 
-        My own report counts as a claim while it says `head`.
+        My own report counts as a claim while it says `head`. A claim lower than a generation that I or somebody heard
+        has followed is void: nobody goes back, so that a lower generation always means an older one.
         """
         up = {node: report for node, report in nodes.items() if report.state != "lost"}
         claims = {Claim(report.generation, node) for node, report in up.items() if report.head and report.generation}
-        heard = [report.generation for report in up.values()]
-        self.highest = max([self.highest, *heard])
-        if claims:
-            return self._follow(max(claims), claims, up, now_s)
-        self._better = None
-        others = [report for node, report in up.items() if node != self.me]
-        if not others:
-            self._headless_since_s = None
-            self._expected = None
+        newest = max((report.generation for report in up.values()), default=0)
+        self.highest = max(self.highest, newest)
+        mine = self.following
+        if mine is not None:
+            newest = max(newest, mine.generation)
+        best = max((claim for claim in claims if claim.generation == newest), default=None)
+        if mine is not None and mine in claims and best != mine:
+            if self._doubted_since_s is None:
+                self._doubted_since_s = now_s
+            if now_s - self._doubted_since_s < self.timing.settle_s:
+                return Follow(mine)
+        else:
+            self._doubted_since_s = None
+        if best is not None:
+            return self._follow(best, up)
+        if up.keys() <= {self.me}:
+            self._headless_since_s = self._expected = None
             return Alone()
         return self._headless(up, now_s)
 
-    def _follow(
-        self, best: Claim, claims: Collection[Claim], up: Mapping[NodeId, NodeReport], now_s: float
-    ) -> Decision:
-        self._headless_since_s = self._expected = None
-        if self.following is not None and self.following in claims and best != self.following:
-            if self._better is None or self._better[0] != best:
-                self._better = (best, now_s)
-            if now_s - self._better[1] < self.timing.settle_s:
-                return Follow(self.following)
-        self._better = None
-        self.following = best
+    def _follow(self, claim: Claim, up: Mapping[NodeId, NodeReport]) -> Decision:
+        self._headless_since_s = self._expected = self._doubted_since_s = None
+        self.following = claim
         # Who belongs to the generation, for judging later whether most of it is still there.
-        together = {node for node, report in up.items() if report.generation == best.generation}
-        self._members = frozenset(together | {self.me, best.head})
-        return Follow(best)
+        together = {node for node, report in up.items() if report.generation == claim.generation}
+        self._members = frozenset(together | {self.me, claim.head})
+        return Follow(claim)
 
     def _headless(self, up: Mapping[NodeId, NodeReport], now_s: float) -> Decision:
         if self._headless_since_s is None:
@@ -159,6 +161,7 @@ class Election:
             return Wait()
         if leader.node == self.me:
             self._expected = None
+            self.following = Claim(self.highest + 1, self.me)
             return Form(self.highest + 1)
         if self._expected is None or self._expected[0] != leader.node:
             self._expected = (leader.node, now_s)
@@ -169,4 +172,5 @@ class Election:
 
     def could_not_form(self, now_s: float) -> None:
         """My own attempt failed: let others try before I do again."""
+        self.following = None
         self._passed_over[self.me] = now_s + self.timing.forgiven_s

@@ -8,13 +8,12 @@ from here. What is decided here is what one node can't know: where to load, when
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace as replace_report
 
-from coordinator.cost import RouteRequest, can_serve, loading_terms
+from coordinator.cost import START_S, RouteRequest, can_serve, loading_terms
 from coordinator.orders import (
     Asked,
     Drain,
@@ -54,18 +53,20 @@ class Patience:
     Attributes:
         unseen_load_s: an ordered load that no report has shown by then has been lost.
         failed_s: a node is not asked again for a model that failed to load there.
-        busy_s: queueing has to cost more than loading for that long before a second copy is made, and
+        waited_half_life_s: in so long, half of the time that requests have waited is forgiven.
         spare_s: a copy has to be superfluous for that long before it is given back.
         repeat_s: an order that has had no visible effect is given again.
     """
 
     unseen_load_s: float = 30.0
     failed_s: float = 60.0
-    busy_s: float = 2.0
+    waited_half_life_s: float = 60.0
     spare_s: float = 60.0
     repeat_s: float = 5.0
 
 
+# What a copy is judged by, so that a slow machine does not get one only because it has room.
+USUAL_PROMPT_TOKENS = 1000
 # A copy is superfluous while the others would have this share of their sequences busy at most.
 SPARE_OCCUPANCY = 0.5
 
@@ -85,7 +86,8 @@ class _Load:
 class _Known:
     """What is remembered of a model beside the reports."""
 
-    busy_since_s: float | None = None
+    waited_s: float = 0.0
+    waited_at_s: float | None = None
     spare_since_s: float | None = None
     copies: set[NodeId] = field(default_factory=set)  # loaded because the others were busy
     failures: dict[NodeId, tuple[float, str]] = field(default_factory=dict)
@@ -222,6 +224,13 @@ class Placement:
             ram=replace_report(report.ram, free_bytes=report.ram.free_bytes + ram),
         )
         self._view = self._view.corrected(expected)
+        if self._pins:
+            # Kept from now on, and not only once the node has heard so: else two pins could evict each other for ever.
+            kept = tuple(
+                replace_report(m, pinned=self._is_pinned(node, (m.digest, m.embedding), m.pinned))
+                for m in expected.resident
+            )
+            self._view = self._view.corrected(replace_report(expected, resident=kept))
 
     # Asks
 
@@ -414,40 +423,43 @@ class Placement:
                 known.failures[node] = (now_s + self._patience.failed_s, f"{node} did not answer")
                 self._foresee(node)
         orders = self._answer(now_s) + self._keep_pins(now_s) + self._empty_drained(now_s)
-        for key, nodes in self._hosts_by_model():
-            orders += self._follow_demand(key, nodes, now_s)
+        for key in {(m.digest, m.embedding): None for r in self._view.nodes.values() for m in r.resident}:
+            orders += self._follow_demand(key, now_s)
         self._forget_idle(now_s)
         return orders
 
-    def _hosts_by_model(self) -> Iterator[tuple[ResidentKey, list[NodeId]]]:
-        found: dict[ResidentKey, list[NodeId]] = {}
-        for node, report in self._view.nodes.items():
-            if report.state == "up":
-                for model in report.resident:
-                    found.setdefault((model.digest, model.embedding), []).append(node)
-        yield from found.items()
+    def _follow_demand(self, key: ResidentKey, now_s: float) -> list[Order]:
+        """Another copy once its requests have waited, all in all and lately, for longer than loading one takes.
 
-    def _follow_demand(self, key: ResidentKey, nodes: list[NodeId], now_s: float) -> list[Order]:
-        """A second copy while queueing costs more than loading, one at a time; given back when it is superfluous."""
+        That is the rule of whoever rents skis: buy when the rent paid so far reaches the price. It costs at most twice
+        what it would with the future known. One copy at a time; those that are superfluous are given back.
+        """
         known = self._known.setdefault(key, _Known())
         hosts = self._view.hosts(key[0], embedding=key[1])
-        request = RouteRequest(
-            key[0],
-            context_tokens=max(hosts[node].resident.context_tokens for node in nodes),
-            embedding=key[1],
-            excluded=frozenset(nodes),
-        )
-        queue_s = min(hosts[node].queue_s for node in nodes)
-        target = choose_route(self._view, self._without_failed(request, now_s)) if queue_s > 0 else None
-        pays = isinstance(target, Route) and target.kind == "load" and target.terms.total_s < queue_s
-        if not pays or self._is_coming(replace(request, excluded=frozenset())):
-            known.busy_since_s = None
-        elif known.busy_since_s is None:
-            known.busy_since_s = now_s
-        elif now_s - known.busy_since_s >= self._patience.busy_s and isinstance(target, Route):
-            known.busy_since_s = None
-            known.copies.add(target.node)
-            return self._order_load(target.node, request, "busy", now_s)
+        nodes = [node for node, host in hosts.items() if host.report.state == "up"]
+        if not nodes:
+            return []
+        # While one copy has a sequence free, what waits at another was sent there for its cache, or has bad luck.
+        is_full = all(hosts[node].resident.active >= hosts[node].resident.parallel for node in nodes)
+        waiting = sum(hosts[node].resident.queued for node in nodes) if is_full else 0
+        waiting += sum(report.waiting.get(key[0], 0) for report in self._reports.values())
+        elapsed_s = 0.0 if known.waited_at_s is None else now_s - known.waited_at_s
+        known.waited_s *= 0.5 ** (elapsed_s / self._patience.waited_half_life_s)
+        known.waited_s += waiting * elapsed_s
+        known.waited_at_s = now_s
+        if waiting and known.waited_s > START_S and not any(loading == key for _, loading in self._loads):
+            request = RouteRequest(
+                key[0],
+                prompt_tokens=USUAL_PROMPT_TOKENS,
+                context_tokens=max(hosts[node].resident.context_tokens for node in nodes),
+                embedding=key[1],
+                excluded=frozenset(nodes),
+            )
+            target = choose_route(self._view, self._without_failed(request, now_s))
+            if isinstance(target, Route) and target.terms.total_s < known.waited_s:
+                known.waited_s = 0.0
+                known.copies.add(target.node)
+                return self._order_load(target.node, request, "busy", now_s)
         return self._give_back(key, nodes, known, now_s)
 
     def _give_back(self, key: ResidentKey, nodes: list[NodeId], known: _Known, now_s: float) -> list[Order]:

@@ -161,12 +161,13 @@ class FairQueue:
             return 0
         return 1 + sum(1 for other in self._heap if other < ticket and other.number not in self._gone)
 
-    def wait_s(self, ticket: Ticket, now_s: float) -> float:
-        """How long until its turn at the rate seen lately. Newcomers with a better claim can make it longer."""
-        position = self.position(ticket)
-        if not position:
-            return 0.0
-        return max(0.0, position * self._interval_s - (now_s - self._last_start_s if self._was_waiting else 0.0))
+    def wait_s(self, ticket: Ticket) -> float:
+        """How long until its turn at the rate seen lately. Newcomers with a better claim can make it longer.
+
+        The time since the last start is not taken off: the lengths of answers are spread so widely that a sequence
+        which has not become free for a while is no more likely to do so soon.
+        """
+        return self.position(ticket) * self._interval_s
 
     def retry_after_s(self) -> int:
         """When the queue is likely to have shortened by a request or more, in whole seconds, at least one."""

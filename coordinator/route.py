@@ -143,7 +143,7 @@ def consider(view: View, request: RouteRequest) -> tuple[list[Candidate], list[U
         else:
             unfit.append(candidate)
     by_speed = {loader.node: rank for rank, loader in enumerate(view.loaders())}
-    could.sort(key=lambda candidate: (candidate.terms.total_s, by_speed[candidate.node]))
+    could.sort(key=lambda candidate: (candidate.partial, candidate.terms.total_s, by_speed[candidate.node]))
     if residents := [candidate for candidate in could if candidate.kind == "resident"]:
         first = _first(residents, view.me)
         if first.terms.total_s - could[0].terms.total_s <= TIE_S and could[0].kind == "resident":
@@ -196,22 +196,32 @@ def _loads(view: View, request: RouteRequest, footprint: Footprint, limit_s: flo
     """Nodes to load to that beat `limit_s`, each better than the one before it.
 
     Nodes that already load it come first. Of the others only those are worked out whose bytes and prompt alone do
-    not take longer than the best so far, and at most `MOST_LOADS`.
+    not take longer than the best so far, and at most `MOST_LOADS`. A part of the layers in RAM is for a model that
+    fits nowhere whole: its first token may come soon, the others would not.
     """
     if not _has_source(view, request):
         return []
     holders, already = view.holders(request.model), view.loading(request.model)
+    hosts = view.hosts(request.model, embedding=request.embedding)
     size = footprint.file_bytes
     least_room = footprint.need(footprint.context(request.context_tokens), request.parallel or 1).total_bytes
     work = max(1, request.prompt_tokens) * footprint.layer_bytes
     found: list[Candidate] = []
+    in_part: list[Candidate] = []
     best_s, left = limit_s, MOST_LOADS
 
     def take(node: NodeId) -> None:
         nonlocal best_s, left
+        host = hosts.get(node)
+        if host is not None and can_serve(request, host.resident):
+            return  # it is there already, and has been considered so
         left -= 1
         candidate = _load(view, view.nodes[node], request)
-        if isinstance(candidate, Candidate) and candidate.terms.total_s < best_s:
+        if not isinstance(candidate, Candidate) or candidate.terms.total_s >= best_s:
+            return
+        if candidate.partial:
+            in_part.append(candidate)
+        else:
             found.append(candidate)
             best_s = candidate.terms.total_s
 
@@ -230,7 +240,7 @@ def _loads(view: View, request: RouteRequest, footprint: Footprint, limit_s: flo
             least_s += size * fetch_s_per_byte
         if least_s < best_s and node not in already and _is_wanted(node, request):
             take(node)
-    return found
+    return found or sorted(in_part, key=lambda candidate: -candidate.terms.total_s)
 
 
 def _load(view: View, report: NodeReport, request: RouteRequest) -> Candidate | Unfit:

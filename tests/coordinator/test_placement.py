@@ -168,28 +168,34 @@ def test_a_pinned_model_makes_no_room() -> None:
     assert isinstance(owner.hears(asked())[-1], Refused)
 
 
-def test_a_queue_that_costs_more_than_a_load_brings_a_second_copy() -> None:
-    busy = loaded(active=4, queued=40)
+def test_requests_that_have_waited_longer_than_a_load_takes_bring_a_second_copy() -> None:
+    # A load takes 1.6 s at b, reading a usual prompt there 1.1 s; four requests have waited that long after a second.
+    busy = loaded(active=4, queued=4)
     owner = Owner(machine("a", busy), machine("b"), machine("c", load_bytes_s=0.5e9))
-    assert owner.ticks(2) == []
+    assert owner.ticks(1) == []
     assert owner.ticks(1) == [Load(B, MODEL, "busy", context_tokens=8192)]
     assert owner.ticks(20) == []
-    owner.reports(machine("b", busy))
-    assert owner.ticks(3) == [Load(C, MODEL, "busy", context_tokens=8192)]
+    assert owner.reports(machine("b", busy)) == []
+    assert owner.ticks(1) == [Load(C, MODEL, "busy", context_tokens=8192)]
 
 
-def test_a_short_peak_brings_no_copy() -> None:
-    owner = Owner(machine("a", loaded(active=4, queued=40)), machine("b"))
-    assert owner.ticks(1) == []
-    owner.reports(machine("a", loaded(active=4)))
-    assert owner.ticks(1) == []
-    owner.reports(machine("a", loaded(active=4, queued=40)))
-    assert owner.ticks(2) == []
+def test_requests_that_wait_in_other_nodes_queues_count() -> None:
+    owner = Owner(machine("a", loaded(active=4)), machine("b"), machine("c", waiting={MODEL: 9}))
+    assert owner.ticks(2) == [Load(B, MODEL, "busy", context_tokens=8192)]
+
+
+def test_now_and_then_a_request_that_waits_brings_no_copy() -> None:
+    owner = Owner(machine("a", loaded(active=4)), machine("b"))
+    for _ in range(20):
+        owner.reports(machine("a", loaded(active=4, queued=1)))
+        assert owner.ticks(1) == []
+        owner.reports(machine("a", loaded(active=4)))
+        assert owner.ticks(120) == []
 
 
 def test_the_copy_is_given_back_when_the_first_can_do_the_work_alone() -> None:
     owner = Owner(machine("a", loaded(active=4, queued=40)), machine("b"), patience=Patience(spare_s=10))
-    owner.ticks(3)
+    assert owner.ticks(3)
     owner.reports(machine("b", loaded(active=3)))
     owner.reports(machine("a", loaded(active=2)))
     assert owner.ticks(12) == []

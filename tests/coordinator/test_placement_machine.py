@@ -38,6 +38,7 @@ from tests.support.clusters import GIB, ME, node_id
 MODELS = [ModelDigest(f"sha256:{number}") for number in range(4)]
 SIZES = dict(zip(MODELS, (1 * GIB, 2 * GIB, 4 * GIB, 20 * GIB), strict=True))  # the last fits nowhere
 CAPACITY = 6 * GIB
+ORDER_LIMIT_S = 10.0
 NODES = [node_id(letter) for letter in "abc"]
 
 
@@ -64,7 +65,7 @@ class Machine:
     node: NodeId
     copies: dict[ModelDigest, Copy] = field(default_factory=dict)
     loading: ModelDigest | None = None
-    inbox: list[Order] = field(default_factory=list)
+    inbox: list[tuple[float, Order]] = field(default_factory=list)
     draining: bool = False
     alive: bool = True
     sequence: int = 0
@@ -137,7 +138,7 @@ class PlacementMachine(RuleBasedStateMachine):
                 case Placed(ask) | Refused(ask):
                     del self.open[ask]  # a KeyError here is an ask answered twice
                 case Load() | Unload() | SetPinned() | SetDraining():
-                    self.machines[order.node].inbox.append(order)
+                    self.machines[order.node].inbox.append((self.now, order))
                 case _:
                     pass
 
@@ -193,7 +194,7 @@ class PlacementMachine(RuleBasedStateMachine):
             return
         if not machine.inbox:
             return
-        match machine.inbox.pop(0):
+        match machine.inbox.pop(0)[1]:
             case Load(_, model) if model not in machine.copies:
                 if machine.free() >= SIZES[model]:
                     machine.loading = model
@@ -219,7 +220,8 @@ class PlacementMachine(RuleBasedStateMachine):
         self.now += seconds
         for node in NODES:
             if self.machines[node].alive:
-                if seconds > 2:  # longer than that no live node is silent
+                # A live node may take its time, but not longer than placement waits to see a load.
+                while (inbox := self.machines[node].inbox) and self.now - inbox[0][0] > ORDER_LIMIT_S:
                     self.work(node)
                 self.say(node)
         self.tell(Tick())
@@ -299,7 +301,9 @@ class PlacementMachine(RuleBasedStateMachine):
         self.drained.discard(node)
         # Its next report would otherwise say that it drains, which counts as its own decision.
         self.machines[node].draining = False
-        self.machines[node].inbox = [o for o in self.machines[node].inbox if not isinstance(o, SetDraining)]
+        self.machines[node].inbox = [
+            order for order in self.machines[node].inbox if not isinstance(order[1], SetDraining)
+        ]
         self.tell(Undrain(node))
 
     # What always holds
