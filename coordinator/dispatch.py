@@ -50,7 +50,6 @@ Result = TypeVar("Result")
 WAIT_LIMIT_S = 60.0
 # A node that has just failed is asked again after this, if nobody else can: by then it is known to be down, or back.
 SECOND_CHANCE_S = 0.5
-UNLOAD_LIMIT_S = 10.0
 
 
 class LocalNode(Serves, Protocol):
@@ -148,7 +147,7 @@ class Dispatcher:
                     async for event in coming:
                         for passed_on in stream.take(attempt.number, event, time.monotonic()):
                             if isinstance(passed_on, Done):
-                                self._count(passed_on, marks)
+                                self._count(passed_on)
                             yield passed_on
                             if isinstance(passed_on, Done):
                                 return
@@ -258,7 +257,7 @@ class Dispatcher:
     def _serves(self, node: NodeId) -> Serves:
         return self._local if node == self._cluster.now.me else self._remote(node)
 
-    def _count(self, done: Done, marks: Marks) -> None:
+    def _count(self, done: Done) -> None:
         """Take what was used out of the asker's tokens a minute."""
         grant = ASKER.get()
         if grant is not None and self._limits is not None:

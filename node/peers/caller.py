@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import aiohttp
 import msgspec
@@ -12,7 +12,7 @@ from node.identity import JoinRefusal, refusal_error
 from node.peers.endpoints import IDENTITY_FAULT, PREFIX
 from node.peers.errors import CallRefused, PeerRefused
 from node.peers.link import unreachable
-from node.peers.wire import Fault, error_of
+from node.peers.wire import Fault, Nonsense, decode_as, error_of
 
 if TYPE_CHECKING:
     import ssl
@@ -45,13 +45,13 @@ async def call_at(
             status = response.status
             found = await read_bounded(response, MAX_ANSWER_BYTES)
         if status == 200:
-            return msgspec.msgpack.decode(found, type=answer)
-        fault = msgspec.msgpack.decode(found, type=Fault)
+            return cast(Answer, decode_as(answer, found))
+        fault: Fault = decode_as(Fault, found)
     except TimeoutError:
         raise unreachable(shown, TimeoutError(f"no answer within {limit_s:g} s")) from None
     except (aiohttp.ClientError, OSError) as error:
         raise unreachable(shown, error) from None
-    except msgspec.DecodeError:
+    except Nonsense:
         raise PeerRefused(shown, status, "its answer makes no sense") from None
     if fault.kind == CallRefused.__name__:
         raise PeerRefused(shown, status, str(fault.fields[-1])[:500] if fault.fields else "no reason given")

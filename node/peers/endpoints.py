@@ -20,7 +20,7 @@ from node.identity import refusal as refused_as
 from node.peers.errors import CallRefused
 from node.peers.link import LINK_PATH
 from node.peers.session import Message, Receive, Send, Session
-from node.peers.wire import Fault, fault_of
+from node.peers.wire import Fault, Nonsense, decode_as, fault_of
 
 if TYPE_CHECKING:
     from node.identity import NodeId
@@ -123,12 +123,12 @@ class Endpoints:
         self._strangers += stranger
         try:
             body = await _body(receive, MAX_STRANGER_BYTES if stranger else MAX_CALL_BYTES)
-            await _answer(send, 200, await call.answer(caller, msgspec.msgpack.decode(body, type=call.request)))
+            await _answer(send, 200, await call.answer(caller, decode_as(call.request, body)))
         except CallRefused as refusal:
             await _answer(send, refusal.status, Fault("CallRefused", (refusal.status, refusal.reason)))
         except IdentityError as refusal:
             await _answer(send, 403, Fault(IDENTITY_FAULT, (refused_as(refusal),)))
-        except msgspec.DecodeError as error:
+        except Nonsense as error:
             await _answer(send, 400, Fault("CallRefused", (400, f"not understood: {error}"[:500])))
         except NodeError as error:
             await _answer(send, 503, fault_of(error))

@@ -13,7 +13,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING, TypeVar
 
 import aiohttp
-import msgspec
 
 from node.errors import JobFailed, NodeError
 from node.jobs import Delta, Embedded, Event, Failed, Rendered
@@ -26,6 +25,7 @@ from node.peers.wire import (
     Fault,
     Forget,
     FrameReader,
+    Nonsense,
     Outcome,
     Ready,
     RunAsk,
@@ -36,7 +36,6 @@ from node.peers.wire import (
     frame,
 )
 from node.supervisor.channel import JobChannel
-from registry import RegistryError
 
 if TYPE_CHECKING:
     import ssl
@@ -204,7 +203,7 @@ class Link:
                         self._take(down)
         except (aiohttp.ClientError, OSError) as error:
             reason = f"the link broke ({_words(error)})"
-        except (msgspec.DecodeError, RegistryError) as error:
+        except Nonsense as error:
             log.error("node %s sent nonsense: %s", self.node, error)
             reason = "it sent nonsense"
         finally:

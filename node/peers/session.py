@@ -12,8 +12,6 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import msgspec
-
 from node.errors import NodeError, QueueFull
 from node.peers.wire import (
     Ask,
@@ -23,6 +21,7 @@ from node.peers.wire import (
     Forget,
     FrameReader,
     LoadAsk,
+    Nonsense,
     Outcome,
     Ready,
     RenderAsk,
@@ -123,7 +122,7 @@ class Session:
                         self._take(decode_up(body))
                 if not message.get("more_body", False):
                     break
-        except (msgspec.DecodeError, RegistryError) as error:
+        except Nonsense as error:
             log.error("node %s asked nonsense: %s", self.peer, error)
         finally:
             self.close()
@@ -133,7 +132,7 @@ class Session:
             if (task := self._asks.get(up.number)) is not None:
                 task.cancel()
         elif up.number in self._asks:
-            raise msgspec.DecodeError(f"ask {up.number} is open already")
+            raise Nonsense(f"ask {up.number} is open already")
         elif len(self._asks) >= MAX_ASKS:
             self._put(up.number, fault_of(QueueFull(len(self._asks), _RETRY_AFTER_S)))
         else:

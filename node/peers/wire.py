@@ -17,12 +17,16 @@ from node import errors
 from node.jobs import Delta, Done, Embedded, EmbedJob, Failed, Job, Rendered
 from node.peers.errors import ModelNotThere, PeerLost
 from node.supervisor import LoadedModel, LoadOptions
-from registry import ModelNotFound
+from registry import ModelNotFound, RegistryError
 
 FRAME_HEADER_BYTES = 4
 # An ask carries at most a request body (bounded by the API) and its images, as for a runner.
 MAX_FRAME_BYTES = 256 << 20
 MAX_FAULT_CHARS = 2000
+
+
+class Nonsense(Exception):
+    """Bytes from another machine that mean nothing; for whoever reads them to answer or to hang up."""
 
 
 class ModelRef(Struct, frozen=True, array_like=True):
@@ -119,8 +123,35 @@ class Down(Struct, frozen=True, array_like=True):
 
 
 encode = msgspec.msgpack.Encoder().encode
-decode_up = msgspec.msgpack.Decoder(Up).decode
-decode_down = msgspec.msgpack.Decoder(tuple[Down, ...]).decode
+_decode_up = msgspec.msgpack.Decoder(Up).decode
+_decode_down = msgspec.msgpack.Decoder(tuple[Down, ...]).decode
+# What decoding hostile bytes may raise: text that is no UTF-8, endless nesting, a name that is none.
+_NONSENSE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, RegistryError)
+
+
+def decode_up(body: bytes) -> Up:
+    """Raises Nonsense."""
+    try:
+        up: Up = _decode_up(body)
+        return up
+    except _NONSENSE as error:
+        raise Nonsense(str(error)) from None
+
+
+def decode_down(body: bytes) -> tuple[Down, ...]:
+    """Raises Nonsense."""
+    try:
+        return _decode_down(body)
+    except _NONSENSE as error:
+        raise Nonsense(str(error)) from None
+
+
+def decode_as(kind: Any, body: bytes) -> Any:
+    """The body of a call, or the answer to one. Raises Nonsense."""
+    try:
+        return msgspec.msgpack.decode(body, type=kind)
+    except _NONSENSE as error:
+        raise Nonsense(str(error)) from None
 
 
 def frame(message: Up | list[Down]) -> bytes:
@@ -137,7 +168,7 @@ class FrameReader:
         self._pending = bytearray()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Add what came; yields every frame that is now whole. Raises msgspec.DecodeError: one is too long."""
+        """Add what came; yields every frame that is now whole. Raises Nonsense: one is too long."""
         pending = self._pending
         pending += data
         at = 0
@@ -145,7 +176,7 @@ class FrameReader:
             while len(pending) - at >= FRAME_HEADER_BYTES:
                 length = int.from_bytes(pending[at : at + FRAME_HEADER_BYTES], "little")
                 if length > self._limit_bytes:
-                    raise msgspec.DecodeError(f"a frame of {length} bytes")
+                    raise Nonsense(f"a frame of {length} bytes")
                 start = at + FRAME_HEADER_BYTES
                 if len(pending) - start < length:
                     break

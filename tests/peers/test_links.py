@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from node import errors
 from node.identity import CertificateRefused
 from node.jobs import Chat, Delta, Done, EmbedJob, Event, Failed, Job, Message
-from node.peers import ModelNotThere, PeerLost, PeerUnreachable, RemoteNode, WentDown, WentUp
+from node.peers import Call, ModelNotThere, PeerLost, PeerUnreachable, RemoteNode, WentDown, WentUp
 from node.supervisor import LoadOptions
 from registry import Model, ModelName, ModelStore
 from tests.api.scripted_node import USAGE, ScriptedNode
@@ -133,6 +134,46 @@ async def test_a_killed_node_breaks_its_streams_at_once_and_goes_down(
             await events_of(here.peers.node(there.id), model, job())
 
 
+async def test_a_node_that_falls_silent_with_its_connections_open_loses_its_streams_after_two_seconds(
+    tmp_path: Path, store: ModelStore, model: Model
+) -> None:
+    far = scripted()
+    far.hang_after = 1
+    async with lan_nodes(tmp_path, [ScriptedNode(), far], [store, store]) as (here, there):
+        async with aclosing(here.peers.node(there.id).run(model, job(), OPTIONS)) as events:
+            assert isinstance(await anext(events), Delta)
+            freeze(there)
+            began_s = time.monotonic()
+            async with asyncio.timeout(5):
+                with pytest.raises(PeerLost, match="silent"):
+                    await anext(events)
+            assert 1.4 < time.monotonic() - began_s < 3.5
+        assert not here.membership.is_up(there.id)
+
+
+async def test_what_another_node_sends_faster_than_we_read_costs_that_request_only(
+    tmp_path: Path, store: ModelStore, model: Model
+) -> None:
+    class Flood(ScriptedNode):
+        async def run(self, model: Model, job: Job, options: LoadOptions, keep_alive_s: float | None) -> Any:
+            if job.stop:
+                yield Done(job=job.id, reason="stop", usage=USAGE)
+            for _ in range(400):
+                yield Delta(job=job.id, text="x" * 100_000, tokens=(1,))
+                await asyncio.sleep(0)
+
+    async with lan_nodes(tmp_path, [ScriptedNode(), Flood()], [store, store]) as (here, there):
+        remote = here.peers.node(there.id)
+        async with aclosing(remote.run(model, job(), OPTIONS)) as slow:
+            await anext(slow)
+            await asyncio.sleep(1.0)
+            assert isinstance((await events_of(remote, model, job(stop=("x",))))[-1], Done)
+            with pytest.raises(errors.SlowReader):
+                async for _ in slow:
+                    pass
+        assert here.membership.is_up(there.id)
+
+
 async def test_many_streams_share_one_connection_and_do_not_mix(
     tmp_path: Path, store: ModelStore, model: Model
 ) -> None:
@@ -187,6 +228,17 @@ async def test_a_node_at_a_remembered_address_that_is_another_one_gets_no_reques
         await _pretend_to_be_at(first, second, third.address)
         with pytest.raises(PeerUnreachable, match="another node"):
             await first.peers.call(second.id, "hello", {"record": {"node": first.id}}, dict)
+
+
+def freeze(node: LanNode) -> None:
+    """As a cut cable would: connections stay open, nothing comes any more."""
+
+    async def never(*_: object) -> None:
+        await asyncio.sleep(60)
+
+    for task in node.peers._beating.values():
+        task.cancel()
+    node.endpoints.calls["beat"] = Call(dict, never)
 
 
 async def _pretend_to_be_at(asking: LanNode, node: LanNode, address: str) -> None:
