@@ -91,9 +91,16 @@ def show_status(client: Client) -> None:
         ("machines", f"{count_of(cluster, 'nodes_up')} of {count_of(cluster, 'nodes')} up"),
         ("head", text_of(cluster, "head") or "none"),
         ("discovery", f"{text_of(discovery, 'state')} {text_of(discovery, 'reason')}".strip()),
+        ("ray", _ray(object_of(cluster, "ray"))),
         ("clients", cluster_url(cluster)),
     ]
     sys.stdout.write(render_table((), [row for row in rows if row[1]]))
+
+
+def _ray(ray: dict[str, Any]) -> str:
+    generation = count_of(ray, "generation")
+    words = (text_of(ray, "state"), f"generation {generation}" if generation else "", text_of(ray, "reason"))
+    return ", ".join(word for word in words if word)
 
 
 def _day(value: object) -> str:

@@ -114,7 +114,8 @@ def _form(nodes: list[DemoNode], *, with_ray: bool) -> None:
     wait_for(lambda: _all_see_each_other(nodes), FORM_LIMIT_S, "each node seeing the others up")
     _say(f"   After {time.monotonic() - began_s:.1f} s each of the {len(nodes)} sees all the others (`ayni nodes`).")
     if with_ray:
-        wait_for(lambda: _heads(nodes[-1]), RAY_LIMIT_S, "the choice of a head for Ray")
+        wait_for(lambda: all(node.takes_part_in_ray() for node in nodes), RAY_LIMIT_S, "a Ray session over all nodes")
+        wait_for(lambda: _heads(nodes[-1]), FORM_LIMIT_S, "the choice of a head")
         _say(f"   Their Ray session has {_heads(nodes[-1])[0]} as its head ({time.monotonic() - began_s:.1f} s).")
     _say("")
 
@@ -157,8 +158,9 @@ def _disturbed(nodes: list[DemoNode], server: DemoNode, asker: DemoNode) -> tupl
     _say(f"5. The same again, but as soon as the answer has begun, {server.name} is killed (SIGKILL), as if its plug")
     _say("   had been pulled:")
     for _ in range(ATTEMPTS):
+        _check(f"only {server.name} has the model in memory", _holders(nodes, asker) == [server])
         answer = _ask(asker, kill=server)
-        # Nobody else had the model in memory: whoever has it now was needed to go on.
+        # Whoever else has it now was needed to go on.
         if heirs := _heirs([node for node in nodes if node is not server], asker):
             before, after = cell(answer.text[: answer.cut_at]), cell(answer.text[answer.cut_at :])
             _say(f"     {before} >>> {server.name} is killed <<< {_shortened(after)}")

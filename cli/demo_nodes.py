@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cli.client import Client
 from cli.errors import CommandError, ConnectionLost, NotRunning, ServerError
-from cli.fields import list_of, text_of
+from cli.fields import list_of, object_of, text_of
 from cli.start import last_words
 from node.setting_values import Address
 
@@ -145,6 +145,11 @@ class DemoNode:
     def states(self) -> dict[str, str]:
         """How each node is, in this one's view."""
         return {name: text_of(node, "state") for name, node in self.view().items()}
+
+    def takes_part_in_ray(self) -> bool:
+        """Whether its Ray session runs."""
+        cluster = self.client.ask("GET", "/api/cluster", timeout_s=5.0)
+        return text_of(object_of(cluster, "ray"), "state") == "up"
 
     def has_in_memory(self, name: str, model: str) -> bool:
         """Whether a node has a model in memory, in this one's view."""

@@ -24,6 +24,7 @@ STATUS: dict[str, object] = {
     "nodes_up": 1,
     "certificate_expires_at": "2031-05-06T12:00:00Z",
     "discovery": {"state": "on", "reason": ""},
+    "ray": {"state": "waiting", "role": "head", "generation": 3, "reason": "a port is taken"},
 }
 NODES = Reply(
     {
@@ -124,6 +125,7 @@ def test_status_sums_up(with_node: Command) -> None:
         "machines        1 of 2 up\n"
         "head            kitchen\n"
         "discovery       on\n"
+        "ray             waiting, generation 3, a port is taken\n"
         "clients         https://home.local:11499\n"
     )
 
