@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import sys
 import time
 from collections.abc import AsyncGenerator
@@ -16,24 +15,24 @@ import msgspec
 import uvloop
 from msgspec import Struct
 
-from api.app import create_app
+from api.cluster.lan_sockets import open_sockets
+from api.cluster.member import ClusterNode
 from api.daemon import Daemon
-from api.lan import LanListener
-from api.lan_gate import LanGate
-from coordinator.cluster_view import ClusterView
-from coordinator.dispatch import Dispatcher
-from coordinator.footprints import Footprints
+from node.devices import Machine, Ram
 from node.errors import NodeError
 from node.identity import IdentityStore, NodeId
 from node.jobs import Delta, Done, Embedded, EmbedJob, Event, Job, Rendered, Usage
-from node.peers import AddressBook, Beat, Change, Endpoints, MemberRecord, Membership, Peers, SharedModels
-from node.report import HeldModel, ModelDigest, NodeReport, RamReport, ResidentModel
+from node.peers import MemberRecord
+from node.runner.protocol import Loaded
 from node.settings import Settings
 from node.supervisor import LoadedModel, LoadOptions
 from node.supervisor.channel import JobChannel
 from registry import Model, ModelName, ModelStore
 
 MODEL = "demo"
+SETTLE_S = 2.0
+CONTEXT_TOKENS = 8192
+PARALLEL = 64
 
 
 class Part(Struct):
@@ -50,8 +49,10 @@ class Part(Struct):
 class PacedNode:
     """A model without arithmetic: each step gives every running job a token, all at once, as an engine's step does."""
 
-    def __init__(self, step_s: float) -> None:
+    def __init__(self, step_s: float, model: Model | None) -> None:
+        """`model`: what is in its memory from the start."""
         self._step_s = step_s
+        self._model = model
         self._jobs: dict[str, tuple[JobChannel, int, int]] = {}
         self._numbers = 0
         self._stepping: asyncio.Task[None] | None = None
@@ -104,89 +105,73 @@ class PacedNode:
         return False
 
     def loaded(self) -> list[LoadedModel]:
-        return []
+        if self._model is None:
+            return []
+        info = Loaded(
+            load_ns=1,
+            context_tokens=CONTEXT_TOKENS,
+            train_context_tokens=CONTEXT_TOKENS,
+            embedding_length=8,
+            allocated=(),
+            supports_tools=False,
+            supports_thinking=False,
+            supports_infill=False,
+        )
+        return [
+            LoadedModel(
+                name=self._model.name,
+                digest=self._model.digest,
+                size_bytes=self._model.size_bytes,
+                vram_bytes=0,
+                context_tokens=CONTEXT_TOKENS,
+                parallel=PARALLEL,
+                embedding=False,
+                expires_at=None,
+                info=info,
+                active=min(PARALLEL, len(self._jobs)),
+                queued=0,
+            )
+        ]
+
+
+class NoGpu:
+    """A machine whose memory is not the question here."""
+
+    async def machine(self, *, refresh: bool) -> Machine:
+        return Machine(ram=Ram(1 << 33, 1 << 32))
 
 
 async def serve(part: Part) -> None:
     """Serve until stdin closes."""
     folder = Path(part.folder)
-    identity = IdentityStore(folder / "cluster").open(now_s=time.time())
-    settings = Settings(models_dir=folder / "models", state_dir=folder)
+    settings = Settings(
+        models_dir=folder / "models",
+        state_dir=folder,
+        lan_hosts=(part.address,),
+        lan_port=part.port,
+        discovery="off",
+        ray="off",
+    )
     store = ModelStore(settings.models_dir, cache_dir=settings.cache_dir)
-    model = store.resolve(ModelName.parse(MODEL))
-    paced = PacedNode(part.step_s)
-    cluster = ClusterView(identity.node_id)
-    started_at, sequence = time.time(), 0
-    here = f"{part.address}:{part.port}"
-
-    def report() -> NodeReport:
-        nonlocal sequence
-        sequence += 1
-        digest, size = ModelDigest(str(model.digest)), model.size_bytes
-        resident = ResidentModel(
-            digest=digest,
-            name=str(model.name),
-            context_tokens=8192,
-            default_context=True,
-            parallel=64,
-            size_bytes=size,
-            prefill_tokens_s=5000.0,
-        )
-        held = HeldModel(digest=digest, name=str(model.name), size_bytes=size, present_bytes=size)
-        return NodeReport(
-            node=identity.node_id,
-            name=identity.node_name,
-            address=here,
-            started_at=started_at,
-            sequence=sequence,
-            ram=RamReport(total_bytes=1 << 33, free_bytes=1 << 32),
-            resident=(resident,) if part.serves else (),
-            held=(held,),
-        )
-
-    def compose() -> Beat:
-        own = report()
-        cluster.take_own(own, time.monotonic())
-        return Beat(report=own, addresses=(here,))
-
-    def on_change(change: Change) -> None:
-        cluster.take(change, time.monotonic())
-
-    membership = Membership(identity.node_id)
-    peers = Peers(
-        membership,
-        AddressBook(folder),
-        ledger=identity.ledger,
-        context=identity.peer_context,
-        compose=compose,
-        on_change=on_change,
+    paced = PacedNode(part.step_s, store.resolve(ModelName.parse(MODEL)) if part.serves else None)
+    daemon = Daemon(store=store, node=paced, settings=settings, version="0")
+    identity = IdentityStore(folder / "cluster").open(now_s=time.time())
+    member = ClusterNode(
+        daemon, paced, identity, folder / "cluster", devices=NoGpu(), ray_version="", on_removed=sys.exit
     )
-    endpoints = Endpoints(paced, SharedModels(store), peers.calls())
-    dispatcher = Dispatcher(paced, peers.node, cluster, Footprints(settings))
-    api = create_app(Daemon(store=store, node=dispatcher, settings=settings, version="0", bound_host="0.0.0.0"))
-    revoked = identity.ledger.is_node_revoked
-    gate = LanGate(
-        api, endpoints, ca_pem=identity.anchor.ca_pem, verifier=identity.token_verifier(), is_revoked=revoked
-    )
-    listening = socket.create_server((part.address, part.port))
-    listening.setblocking(False)
-    listener = await LanListener.start(gate, listening, identity.server_context())
-    cluster.take_own(report(), time.monotonic())
-    peers.start()
-    for record in part.others:
-        peers.remember(record)
-    while not all(_serving_known(cluster, record.node) for record in part.others):
-        await cluster.changed(1.0)
+    await member.start(open_sockets(settings), part.others)
+    daemon.node, daemon.shelf.elsewhere = member.turns, member.catalogue
+    while not all(_is_up(member, record.node) for record in part.others):
+        await member.view.changed(1.0)
+    await asyncio.sleep(SETTLE_S)  # the first scan of stored models, and what it makes the nodes tell each other
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.read)
-    await peers.close()
-    endpoints.close()
-    await listener.close(1.0)
+    await member.close(drain_s=0.5)
     store.close()
 
 
-def _serving_known(cluster: ClusterView, node: NodeId) -> bool:
-    report = cluster.now.nodes.get(node)
+def _is_up(member: ClusterNode, node: NodeId) -> bool:
+    report = member.view.now.nodes.get(node)
     return report is not None and report.state == "up"
 
 
