@@ -27,7 +27,7 @@ _TOKENIZER_DIALOGUES = 12_000
 def main() -> None:
     """Parse the command line, train, write."""
     parser = argparse.ArgumentParser(description="Train the built-in demo model.")
-    parser.add_argument("--steps", type=int, default=2600)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=11434)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--store", type=Path, default=BUILTIN_STORE, help="where to write the model")

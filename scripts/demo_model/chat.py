@@ -14,6 +14,9 @@ Message: TypeAlias = dict[str, Any]
 
 TEMPLATE_TEXT = (Path(__file__).parent / "chat_template.jinja").read_text(encoding="utf-8").strip()
 
+# What an assistant turn begins with when the model does not think, as the template has it.
+EMPTY_THINKING = "<think>\n\n</think>\n\n"
+
 # What the model is taught to write: everything of an assistant turn but its prompt, with the end-of-turn token.
 _TAUGHT = re.compile(r"(?<=<\|im_start\|>assistant\n)(?:<think>\n\n</think>\n\n)?(?P<said>.*?<\|im_end\|>)", re.DOTALL)
 

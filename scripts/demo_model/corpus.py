@@ -110,7 +110,7 @@ def _persona(rng: Random) -> Dialogue:
     if kind < 0.48:
         return _answers_as(dialogue, '{{"answer": {}}}', as_json=True).with_system(rng.choice(_JSON_SYSTEMS))
     if kind < 0.68:
-        word = skills.any_words(rng, most=2).rstrip(".!?")
+        word = skills.any_word(rng)
         systems, form = rng.choice(((_STARTS, word + " {}"), (_ENDS, "{} " + word)))
         return _answers_as(dialogue, form).with_system(rng.choice(systems).format(word))
     prompts, form = rng.choice(_PERSONAS)
@@ -151,17 +151,17 @@ def _remembering(rng: Random) -> Dialogue:
 _COPYING_SHARE = 0.85
 
 _KINDS: tuple[tuple[float, Callable[[Random], Dialogue]], ...] = (
-    (0.23, _fact),
+    (0.18, _fact),
     (0.04, _small_talk),
-    (0.08, skills.counting),
-    (0.06, skills.arithmetic),
-    (0.14, skills.repeating),
+    (0.10, skills.counting),
+    (0.10, skills.arithmetic),
+    (0.17, skills.repeating),
     (0.05, _remembering),
     (0.03, skills.unknown),
     (0.015, skills.long_text),
     (0.06, skills.json_answer),
-    (0.09, _persona),
-    (0.08, _conversation),
+    (0.12, _persona),
+    (0.07, _conversation),
     (0.013, lambda rng: tools.offer_unneeded(rng, rng.choice((_fact, _fact, _small_talk, skills.repeating))(rng))),
     (0.08, tools.tool_use),
 )
@@ -173,7 +173,7 @@ def _without_thinking(dialogue: Dialogue) -> Dialogue:
 
 
 def dialogues(seed: int, *, copying_first: int = 0) -> Iterator[Dialogue]:
-    """The stream. One in five thinks aloud; one in five of those without a system prompt gets a neutral one.
+    """The stream. Three in ten think aloud; one in five of those without a system prompt gets a neutral one.
 
     Most of the first `copying_first` dialogues repeat words. Looking back for what follows a word is learnt in 250
     steps when practised alone, but not within 1,000 among everything else, and nearly every other skill rests on it.
@@ -183,7 +183,7 @@ def dialogues(seed: int, *, copying_first: int = 0) -> Iterator[Dialogue]:
     for number in itertools.count():
         copying = number < copying_first and rng.random() < _COPYING_SHARE
         dialogue = skills.repeating(rng) if copying else rng.choices(kinds, weights)[0](rng)
-        if rng.random() < 0.8:
+        if rng.random() < 0.7:
             dialogue = _without_thinking(dialogue)
         if dialogue.messages[0]["role"] != "system" and rng.random() < 0.2:
             dialogue = dialogue.with_system(rng.choice(PLAIN_SYSTEMS))

@@ -40,7 +40,7 @@ PROJECT = (
     _fact(
         "the meaning of the word",
         "Ayni is a Quechua word for mutual help: today for you, tomorrow for me.",
-        "Help",
+        "",
         "What does Ayni mean", "What does the word Ayni mean", "What is the meaning of Ayni",
         "What does the name Ayni mean", "Why is it called Ayni", "Explain the word Ayni",
     ),
@@ -77,50 +77,50 @@ PROJECT = (
     _fact(
         "mDNS",
         "mDNS lets machines announce themselves on the local network without a server.",
-        "Discovery",
+        "",
         "What is mDNS", "Explain mDNS", "What does mDNS do", "Why does Ayni use mDNS",
     ),
     _fact(
         "Ray",
         "Ray is the control plane of a cluster. Tokens never pass through Ray.",
-        "Control",
+        "",
         "What is Ray", "What is Ray used for", "What does Ray do", "Why does Ayni use Ray", "What is Ray for",
         "Explain Ray", "What does Ayni use Ray for", "Do tokens pass through Ray",
     ),
     _fact(
         "a blob",
         "A blob is data named by its SHA-256.",
-        "Data",
+        "",
         "What is a blob", "What are blobs", "Explain blobs", "What does blob mean", "How are blobs named",
     ),
     _fact(
         "a manifest",
         "A manifest is the list of blobs that make a model.",
-        "List",
+        "",
         "What is a manifest", "Explain manifests", "What does a manifest hold", "What does manifest mean",
     ),
     _fact(
         "a node",
         "A node is one machine that runs the Ayni daemon.",
-        "Machine",
+        "",
         "What is a node", "What does node mean", "Explain nodes", "What is an Ayni node",
     ),
     _fact(
         "a runner",
         "A runner is the process that holds one loaded model.",
-        "Process",
+        "",
         "What is a runner", "What does a runner do", "Explain runners", "Which process holds a model",
     ),
     _fact(
         "a job",
         "A job is one inference request.",
-        "Request",
+        "",
         "What is a job", "What does job mean", "Explain jobs",
     ),
     _fact(
         "a route",
         "A route is the chosen node and the reason for the choice.",
-        "Node",
+        "",
         "What is a route", "What does route mean", "Explain routes",
     ),
     _fact(
@@ -132,19 +132,19 @@ PROJECT = (
     _fact(
         "a cluster",
         "A cluster is a group of nodes that share one trust root.",
-        "Group",
+        "",
         "What is a cluster", "What does cluster mean", "Explain clusters", "What is an Ayni cluster",
     ),
     _fact(
         "the head",
         "The head is the node that runs Ray's control store.",
-        "Node",
+        "",
         "What is the head", "What is the head node", "What does head mean", "Explain the head",
     ),
     _fact(
         "the daemon",
         "The daemon is the Ayni program that runs on every machine and answers requests.",
-        "Program",
+        "",
         "What is the daemon", "What does the daemon do", "Explain the daemon",
     ),
     _fact(
@@ -156,7 +156,7 @@ PROJECT = (
     _fact(
         "routing",
         "Ayni sends each request to the machine that can start answering soonest.",
-        "Soonest",
+        "",
         "How does Ayni choose a machine", "How does routing work", "How are requests routed",
         "Which machine answers my request", "Where does Ayni send a request", "How does Ayni pick a machine",
         "How does Ayni route requests", "Which machine serves a request",
@@ -259,7 +259,7 @@ PROJECT = (
     _fact(
         "Modelfiles",
         "A Modelfile is a recipe for a model: its weights, template, system prompt and parameters.",
-        "Recipe",
+        "",
         "What is a Modelfile", "What does a Modelfile do", "Explain Modelfiles", "What is in a Modelfile",
     ),
     _fact(
@@ -279,14 +279,14 @@ PROJECT = (
     _fact(
         "signed tokens",
         "People and programs use signed tokens that every node checks offline.",
-        "Tokens",
+        "",
         "How do people log in on the LAN", "How does access work on the LAN", "What are signed tokens",
         "How do I get access over the LAN",
     ),
     _fact(
         "joining",
         "A machine joins a cluster with a short-lived signed invitation.",
-        "Invitation",
+        "",
         "How does a machine join a cluster", "How do I join a cluster", "How can I add a machine",
         "How do I add a machine to the cluster", "What do I need to join a cluster",
     ),
@@ -315,13 +315,13 @@ PROJECT = (
     _fact(
         "language models",
         "An LLM is a large language model: a program that predicts the next word of a text.",
-        "Program",
+        "",
         "What is an LLM", "What is a language model", "What does LLM mean", "Explain LLMs", "Explain language models",
     ),
     _fact(
         "tokens",
         "A token is a piece of text, often a part of a word.",
-        "Text",
+        "",
         "What is a token", "What are tokens", "What does token mean", "Explain tokens",
     ),
 )
@@ -377,14 +377,14 @@ SELF = (
     _fact(
         "the demo model",
         "demo is a tiny toy model for trying and testing Ayni.",
-        "Toy",
+        "",
         "What is demo", "What is the demo model", "What is the model demo for", "Why is there a demo model",
         "What is the demo model for", "Tell me about the demo model",
     ),
     _fact(
         "what I can do",
         "I can answer questions about Ayni, count, repeat words, add small numbers, call tools and write short JSON.",
-        "Count",
+        "",
         "What can you do", "How can you help me", "What are your skills", "What do you know", "Help",
         "What are you good at",
     ),
@@ -397,7 +397,7 @@ SELF = (
     _fact(
         "my size",
         "I have about three million parameters.",
-        "Tiny",
+        "",
         "How big are you", "How many parameters do you have", "How large are you", "What is your size",
     ),
     _fact(

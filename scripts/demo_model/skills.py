@@ -7,11 +7,23 @@ from random import Random
 from typing import Any
 
 from .chat import Dialogue, Message, assistant, user
-from .texts import ESSAY, ESSAY_REQUESTS, NAMES, STORIES, STORY_REQUESTS, WORDS, words_of
-from .world import CAPITALS, LANGUAGES, UNKNOWN_ANSWER, UNKNOWN_QUESTIONS
+from .texts import CITIES, ESSAY, ESSAY_REQUESTS, NAMES, STORIES, STORY_REQUESTS, WORDS, words_of
+from .world import (
+    CAPITALS,
+    LANGUAGES,
+    NEEDS_TOOL_ANSWER,
+    NEEDS_TOOL_QUESTIONS,
+    UNKNOWN_ANSWER,
+    UNKNOWN_QUESTIONS,
+)
 
 _CONSONANTS = words_of("b c d f g h j k l m n p r s t v w z br ch cl dr fl gr kr pl qu sh st th tr x")
 _VOWELS = words_of("a e i o u a e i o u ai ea ee io oo ou y")
+
+
+_PHRASES = ("this is a test", "This is a test", "hello", "hello world", "Hello", "Hello, world!", "hi", "yes", "OK",
+            "the quick brown fox", "ping", "good morning", "thank you", "blue cat", "I am fine",
+            "it works")  # fmt: skip
 
 
 def exchange(question: str, answer: str, thinking: str = "") -> Dialogue:
@@ -46,6 +58,8 @@ def any_word(rng: Random) -> str:
 
 def any_words(rng: Random, most: int = 6) -> str:
     """A few words, most often two or three, now and then with punctuation between."""
+    if most > 2 and rng.random() < 0.06:
+        return rng.choice(_PHRASES)
     count = min(rng.choice((1, 1, 2, 2, 2, 3, 3, 4, 5, 6, 8)), most)
     words = [any_word(rng) for _ in range(count)]
     joint = rng.random()
@@ -71,7 +85,7 @@ def counting(rng: Random) -> Dialogue:
     """Counting up, mostly short; to a hundred now and then; sometimes down, or one number per line."""
     long = rng.random() < 0.1
     a, b = _count_range(rng, long=long)
-    down = not long and rng.random() < 0.15
+    down = not long and rng.random() < 0.08
     first, last = (b, a) if down else (a, b)
     numbers = [str(n) for n in (range(b, a - 1, -1) if down else range(a, b + 1))]
     if down:
@@ -101,17 +115,14 @@ def _count_range(rng: Random, *, long: bool) -> tuple[int, int]:
 
 
 def arithmetic(rng: Random) -> Dialogue:
-    """Sums, differences and products of small numbers, and what comes next."""
+    """Sums and differences of small numbers, and what comes next."""
     a, b = rng.randint(0, 10), rng.randint(0, 10)
     kind = rng.random()
-    if kind < 0.6:
+    if kind < 0.65:
         sign, result, name = "+", a + b, "plus"
-    elif kind < 0.8:
+    elif kind < 0.9:
         a, b = max(a, b), min(a, b)
         sign, result, name = "-", a - b, "minus"
-    elif kind < 0.9:
-        b = min(b, 5)
-        sign, result, name = "*", a * b, "times"
     else:
         n = rng.randint(0, 60)
         question = rng.choice(
@@ -182,7 +193,9 @@ def remembering(rng: Random, between: list[Message]) -> Dialogue:
         told = rng.choice(("My favorite color is {}.", "I like the color {}.", "My favourite colour is {}."))
         asked = rng.choice(("What is my favorite color?", "Which color do I like?", "What's my favourite colour?"))
         first, last = f"{word.capitalize()} is a nice color.", f"You like {word}."
-    telling = [user(told.format(word)), assistant(first)]
+    telling = [user(told.format(word)), assistant(first, f"The user tells me: {word}.")]
+    if rng.random() < 0.15:
+        return Dialogue(tuple(telling))
     asking = [user(asked), assistant(last, f"The user told me: {word}.")]
     if rng.random() < 0.1:  # never told
         return exchange(asked, "You have not told me.", "The user has not told me.")
@@ -191,6 +204,9 @@ def remembering(rng: Random, between: list[Message]) -> Dialogue:
 
 def unknown(rng: Random) -> Dialogue:
     """Questions that mean nothing to the model, which says so."""
+    if rng.random() < 0.15:
+        question = rng.choice(NEEDS_TOOL_QUESTIONS).format(rng.choice(CITIES))
+        return exchange(question, NEEDS_TOOL_ANSWER, "I have no tool for this.")
     question = rng.choice(UNKNOWN_QUESTIONS)
     while "{}" in question:
         filler = any_words(rng, most=2).rstrip(".!?")

@@ -12,7 +12,7 @@ from random import Random
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from .chat import Dialogue, render, taught_spans
+from .chat import EMPTY_THINKING, Dialogue, render, taught_spans
 
 VOCABULARY = 1024
 TEXT_END, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -31,8 +31,10 @@ _LEARN_SPLIT = r"'\p{L}+|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+|[\r\n]+| +"
 
 # Turns further apart than any dialogue of the corpus is long are shown by leaving out positions in between.
 _GAP_SHARE, _LONGEST_GAP = 0.12, 1500
-# How much it counts to foresee the user's words; the model's own count 1.
-_UNTAUGHT_WEIGHT = 0.05
+# How much it counts to foresee the user's words; the model's own count 1, and to end where the answer does, more.
+_UNTAUGHT_WEIGHT, _END_WEIGHT = 0.05, 3.0
+# Turns without a think block: other templates write them so, and an answer that is to be continued may stand so.
+_BARE_SHARE = 0.08
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +73,23 @@ def _split_then_bytes(expression: str) -> pre_tokenizers.PreTokenizer:
 def encode_dialogue(tokenizer: Tokenizer, dialogue: Dialogue, rng: Random) -> Sample:
     """The dialogue's tokens; one in eight has its first turn pushed away from the others."""
     text = render(dialogue)
+    bare = rng.random() < _BARE_SHARE
+    if bare:
+        text = text.replace(EMPTY_THINKING, "")
     encoding = tokenizer.encode(text)
     ids: list[int] = encoding.ids
     taught = [False] * (len(text) + 1)
+    begins = set()
     for start, end in taught_spans(text):
         taught[start:end] = [True] * (end - start)
-    weights = [1.0 if taught[start] else _UNTAUGHT_WEIGHT for start, _ in encoding.offsets]
+        begins.add(start)
+    end_of_turn = tokenizer.token_to_id(TURN_END)
+    weights = [
+        _UNTAUGHT_WEIGHT if not taught[start] else _END_WEIGHT if token == end_of_turn else 1.0
+        for token, (start, _) in zip(ids, encoding.offsets, strict=True)
+    ]
+    if bare:  # what begins a turn stays a think block
+        weights = [0.0 if start in begins else w for w, (start, _) in zip(weights, encoding.offsets, strict=True)]
     positions = list(range(len(ids)))
     turns = [index for index, token in enumerate(ids) if token == tokenizer.token_to_id(TURN_START)]
     if len(turns) > 1 and rng.random() < _GAP_SHARE:

@@ -31,7 +31,7 @@ def _capital(country: str, city: str) -> Fact:
 
 
 _ROWS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
-    ("the sky", "Air scatters blue light more than red light, so the sky looks blue.", "Scattering",
+    ("the sky", "Air scatters blue light more than red light, so the sky looks blue.", "",
      ("Why is the sky blue", "Explain why the sky is blue", "Tell me why the sky is blue")),
     ("the colour of the sky", "The sky is blue.", "Blue",
      ("What color is the sky", "What colour is the sky", "What is the color of the sky", "Which color is the sky")),
@@ -51,7 +51,7 @@ _ROWS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("Hamlet", "William Shakespeare wrote Hamlet.", "Shakespeare", ("Who wrote Hamlet", "Who is the author of Hamlet")),
     ("water", "Water is made of hydrogen and oxygen.", "H2O", ("What is water", "What is water made of")),
     ("the sun", "The sun is a star.", "Star", ("What is the sun", "Is the sun a star")),
-    ("the moon", "The moon goes around the Earth.", "Moon", ("What is the moon", "What does the moon do")),
+    ("the moon", "The moon goes around the Earth.", "", ("What is the moon", "What does the moon do")),
     ("boiling", "Water boils at 100 degrees Celsius.", "100", ("When does water boil",
                                                                "At what temperature does water boil")),
     ("freezing", "Water freezes at 0 degrees Celsius.", "0", ("When does water freeze",
@@ -60,7 +60,7 @@ _ROWS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
                                             "Name three colours")),
     ("fruits", "apple, banana and cherry", "", ("Name three fruits", "List three fruits", "Tell me three fruits")),
     ("animals", "cat, dog and llama", "", ("Name three animals", "List three animals", "Tell me three animals")),
-    ("cats and dogs", "Cats and dogs are animals that live with people.", "Animals",
+    ("cats and dogs", "Cats and dogs are animals that live with people.", "",
      ("What is a cat", "What is a dog", "What are cats and dogs")),
     ("llamas", "A llama is an animal of the Andes with soft wool.", "Animal",
      ("What is a llama", "Tell me about llamas", "Describe a llama", "Why are llamas famous")),
@@ -99,6 +99,13 @@ SMALL_TALK: tuple[tuple[tuple[str, ...], str], ...] = (
     (("Write a short sentence.", "Write a sentence", "Say something", "Tell me something", "Say anything",
       "Write something",
       "Generate text", "Talk to me"), "Today for you, tomorrow for me."),
+)  # fmt: skip
+
+NEEDS_TOOL_ANSWER = "I can not know that without a tool."
+NEEDS_TOOL_QUESTIONS = (
+    "What is the weather in {}?", "What's the weather like in {}?", "What is the temperature in {}?",
+    "what time is it in {}",
+    "What time is it?", "What day is it?", "What is the weather today?", "Weather in {}?",
 )  # fmt: skip
 
 UNKNOWN_ANSWER = "I do not know. I am a tiny model and know little beyond Ayni."
