@@ -37,7 +37,7 @@ from coordinator.orders import (
     Withdrawn,
 )
 from coordinator.route import Refusal, Route, choose_route
-from coordinator.view import ResidentKey, View, is_evictable
+from coordinator.view import Host, ResidentKey, View, is_evictable
 from node.report import NodeReport
 
 if TYPE_CHECKING:
@@ -65,8 +65,11 @@ class Patience:
     repeat_s: float = 5.0
 
 
-# What a copy is judged by, so that a slow machine does not get one only because it has room.
 USUAL_PROMPT_TOKENS = 1000
+# What a copy is judged by: fetching and loading are paid once, reading prompts on a slow machine again and again.
+REQUESTS_OF_A_COPY = 8
+# A machine that takes longer for it helps nobody out who waits for a faster one.
+SLOW_PROMPT_S = 5.0
 # A copy is superfluous while the others would have this share of their sequences busy at most.
 SPARE_OCCUPANCY = 0.5
 
@@ -439,8 +442,13 @@ class Placement:
         nodes = [node for node, host in hosts.items() if host.report.state == "up"]
         if not nodes:
             return []
-        # While one copy has a sequence free, what waits at another was sent there for its cache, or has bad luck.
-        is_full = all(hosts[node].resident.active >= hosts[node].resident.parallel for node in nodes)
+        # While a copy has a sequence free, what waits at another was sent there for its cache, or has bad luck; unless
+        # the free one is on a machine so slow that it is better to wait.
+        is_full = all(
+            hosts[node].resident.active >= hosts[node].resident.parallel
+            or SLOW_PROMPT_S * hosts[node].prefill_tokens_s < USUAL_PROMPT_TOKENS
+            for node in nodes
+        )
         waiting = sum(hosts[node].resident.queued for node in nodes) if is_full else 0
         waiting += sum(report.waiting.get(key[0], 0) for report in self._reports.values())
         elapsed_s = 0.0 if known.waited_at_s is None else now_s - known.waited_at_s
@@ -450,17 +458,25 @@ class Placement:
         if waiting and known.waited_s > START_S and not any(loading == key for _, loading in self._loads):
             request = RouteRequest(
                 key[0],
-                prompt_tokens=USUAL_PROMPT_TOKENS,
+                prompt_tokens=REQUESTS_OF_A_COPY * USUAL_PROMPT_TOKENS,
                 context_tokens=max(hosts[node].resident.context_tokens for node in nodes),
                 embedding=key[1],
                 excluded=frozenset(nodes),
             )
             target = choose_route(self._view, self._without_failed(request, now_s))
-            if isinstance(target, Route) and target.terms.total_s < known.waited_s:
+            if isinstance(target, Route) and self._pays(target, known.waited_s, [hosts[node] for node in nodes]):
                 known.waited_s = 0.0
                 known.copies.add(target.node)
                 return self._order_load(target.node, request, "busy", now_s)
         return self._give_back(key, nodes, known, now_s)
+
+    def _pays(self, target: Route, waited_s: float, hosts: list[Host]) -> bool:
+        """Whether waiting has cost what the load will, and who goes there will be served sooner than by waiting."""
+        once_s = target.terms.total_s - target.terms.prefill_s
+        each_s = target.terms.prefill_s / REQUESTS_OF_A_COPY
+        return once_s < waited_s and each_s < min(
+            host.queue_s + USUAL_PROMPT_TOKENS / host.prefill_tokens_s for host in hosts
+        )
 
     def _give_back(self, key: ResidentKey, nodes: list[NodeId], known: _Known, now_s: float) -> list[Order]:
         hosts = self._view.hosts(key[0], embedding=key[1])

@@ -184,6 +184,13 @@ def test_requests_that_wait_in_other_nodes_queues_count() -> None:
     assert owner.ticks(2) == [Load(B, MODEL, "busy", context_tokens=8192)]
 
 
+def test_a_copy_that_is_free_but_slow_does_not_stand_in_the_way_of_another() -> None:
+    owner = Owner(machine("a", loaded(active=4, queued=9)), machine("b"), machine("c", loaded(prefill_tokens_s=9.0)))
+    assert owner.ticks(3) == [Load(B, MODEL, "busy", context_tokens=8192)]
+    owner = Owner(machine("a", loaded(active=4, queued=9)), machine("b"), machine("c", loaded()))
+    assert owner.ticks(3) == []
+
+
 def test_now_and_then_a_request_that_waits_brings_no_copy() -> None:
     owner = Owner(machine("a", loaded(active=4)), machine("b"))
     for _ in range(20):
