@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # llama.cpp rounds every sequence's cache up to it.
 CONTEXT_STEP_TOKENS = 256
+FULL_BATCH_CONTEXT = 4 * CONTEXT_STEP_TOKENS
 # Where no context is asked for, a node takes the longest of its default steps that fits; this is the shortest.
 SMALLEST_DEFAULT_CONTEXT = 4096
 Size: TypeAlias = Annotated[int, Meta(ge=0)]
@@ -70,23 +71,22 @@ class Footprint(Struct, frozen=True, kw_only=True, omit_defaults=True):
         """
         from node.fit import estimate  # a node that only routes needs none of it
 
-        longest = (
-            -(-max(shape.train_context_tokens, 2 * CONTEXT_STEP_TOKENS) // CONTEXT_STEP_TOKENS) * CONTEXT_STEP_TOKENS
-        )
-        short = estimate(shape, replace(base, context_tokens=CONTEXT_STEP_TOKENS, parallel=1))
+        # Between a context that takes a whole batch and the longest one.
+        shortest = FULL_BATCH_CONTEXT
+        longest = max(2 * shortest, -(-shape.train_context_tokens // CONTEXT_STEP_TOKENS) * CONTEXT_STEP_TOKENS)
+        short = estimate(shape, replace(base, context_tokens=shortest, parallel=1))
         long = estimate(shape, replace(base, context_tokens=longest, parallel=1))
-        twice = estimate(shape, replace(base, context_tokens=CONTEXT_STEP_TOKENS, parallel=2))
-        span = longest - CONTEXT_STEP_TOKENS
-        kv = -(-(sum(long.layers) - sum(short.layers)) // span)
-        compute = max(0, -(-(long.compute_bytes - short.compute_bytes) // span))
-        state = max(0, sum(twice.layers) - sum(short.layers) - kv * CONTEXT_STEP_TOKENS)
+        twice = estimate(shape, replace(base, context_tokens=shortest, parallel=2))
+        kv = -(-(sum(long.layers) - sum(short.layers)) // (longest - shortest))
+        compute = max(0, -(-(long.compute_bytes - short.compute_bytes) // (longest - shortest)))
+        state = max(0, sum(twice.layers) - sum(short.layers) - kv * shortest)
         return cls(
             file_bytes=file_bytes,
-            layer_bytes=max(0, sum(short.layers) - kv * CONTEXT_STEP_TOKENS - state),
+            layer_bytes=max(0, sum(short.layers) - kv * shortest - state),
             input_bytes=short.input_bytes,
             kv_bytes=kv,
             state_bytes=state,
-            compute_bytes=max(0, short.compute_bytes - compute * CONTEXT_STEP_TOKENS),
+            compute_bytes=max(0, short.compute_bytes - compute * shortest),
             compute_bytes_per_token=compute,
             host_bytes=short.host_bytes,
             train_context_tokens=shape.train_context_tokens,
