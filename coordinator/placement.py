@@ -145,6 +145,8 @@ class Placement:
             case Pin(request):
                 self._pins[_key(request)] = event
                 self._unpinned.discard(_key(request))
+                for node in list(self._reports):
+                    self._foresee(node)
                 return self._keep_pins(now_s)
             case Unpin(model, embedding):
                 self._pins.pop((model, embedding), None)
@@ -472,6 +474,8 @@ class Placement:
 
     def _pays(self, target: Route, waited_s: float, hosts: list[Host]) -> bool:
         """Whether waiting has cost what the load will, and who goes there will be served sooner than by waiting."""
+        if target.in_part:
+            return False  # it would slow down everything else on the node
         once_s = target.terms.total_s - target.terms.prefill_s
         each_s = target.terms.prefill_s / REQUESTS_OF_A_COPY
         return once_s < waited_s and each_s < min(

@@ -81,6 +81,11 @@ class Route:
     cached_tokens: int
     candidates: tuple[Candidate, ...]
 
+    @property
+    def in_part(self) -> bool:
+        """Whether a part of the layers would stay in RAM although the node has GPUs."""
+        return any(candidate.partial for candidate in self.candidates if candidate.node == self.node)
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:

@@ -49,6 +49,8 @@ def test_what_a_template_shows_changes_the_fingerprint() -> None:
 
 def test_where_a_message_ends_matters() -> None:
     assert shared(fingerprint(said("ab", "c")).hashes, fingerprint(said("a", "bc")).hashes) == 0
+    one, other = Infill(prefix="ab", suffix="c"), Infill(prefix="a", suffix="bc")
+    assert shared(fingerprint(one).hashes, fingerprint(other).hashes) == 0
 
 
 def test_token_prompts_are_counted_exactly() -> None:

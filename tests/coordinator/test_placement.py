@@ -91,6 +91,13 @@ def test_what_was_used_least_recently_makes_room() -> None:
     assert Owner(node).hears(asked()) == [Unload(A, third, "room"), Load(A, MODEL, "asked")]
 
 
+def test_what_is_about_to_leave_serves_nobody_any_more() -> None:
+    owner = Owner(machine("a", loaded(OTHER, idle_s=9.0), free_gib=0.5), machine("b", held=(held(OTHER),), free_gib=0))
+    assert owner.hears(asked(only=frozenset({A}))) == [Unload(A, OTHER, "room"), Load(A, MODEL, "asked")]
+    orders = owner.hears(asked("2", model=OTHER))
+    assert [type(order) for order in orders] == [Refused]
+
+
 def test_two_loads_are_not_promised_the_same_memory() -> None:
     size = {"footprint": Footprint(file_bytes=GIB, layer_bytes=3 * GIB, train_context_tokens=4096)}
     node = machine("a", free_gib=4, held=(held(), held(OTHER)))
@@ -124,6 +131,12 @@ def test_a_load_lost_with_its_node_is_ordered_elsewhere() -> None:
     owner = Owner(machine("a"), machine("b", load_bytes_s=2e9))
     owner.hears(asked())
     assert owner.hears(NodeLost(B)) == [Load(A, MODEL, "asked")]
+
+
+def test_a_load_lost_with_its_daemon_is_ordered_anew() -> None:
+    owner = Owner(machine("a"), machine("b", load_bytes_s=2e9))
+    owner.hears(asked())
+    assert owner.reports(machine("b", load_bytes_s=2e9, started_at=5.0)) == [Load(B, MODEL, "asked")]
 
 
 def test_a_load_that_no_report_ever_shows_is_given_up() -> None:
@@ -163,6 +176,13 @@ def test_a_new_owner_leaves_older_pins_alone_until_it_is_told() -> None:
     assert owner.hears(Unpin(MODEL), 10) == [SetPinned(A, MODEL, pinned=False), SetPinned(B, MODEL, pinned=False)]
 
 
+def test_pins_that_do_not_fit_together_do_not_evict_each_other() -> None:
+    owner = Owner(machine("a", loaded(OTHER, idle_s=900.0), free_gib=0.5))
+    assert owner.hears(Pin(request(model=OTHER), frozenset({A}))) == [SetPinned(A, OTHER, pinned=True)]
+    # Nobody has reported yet that it is pinned.
+    assert owner.hears(Pin(request(), frozenset({A}))) == []
+
+
 def test_a_pinned_model_makes_no_room() -> None:
     owner = Owner(machine("a", loaded(OTHER, pinned=True, idle_s=900.0), free_gib=0.5))
     assert isinstance(owner.hears(asked())[-1], Refused)
@@ -189,6 +209,16 @@ def test_a_copy_that_is_free_but_slow_does_not_stand_in_the_way_of_another() -> 
     assert owner.ticks(3) == [Load(B, MODEL, "busy", context_tokens=8192)]
     owner = Owner(machine("a", loaded(active=4, queued=9)), machine("b"), machine("c", loaded()))
     assert owner.ticks(3) == []
+
+
+def test_a_copy_is_whole_or_none() -> None:
+    busy = loaded(active=4, queued=9)
+    part = {"gpu_gib": 1.2, "load_bytes_s": 1e10, "prefill_bytes_s": 1e14}
+    assert Owner(machine("a", busy), machine("b", **part)).ticks(3) == []
+    assert Owner(machine("a"), machine("b", **part), machine("c", state="lost")).hears(asked()) == [
+        Load(A, MODEL, "asked")
+    ]
+    assert Owner(machine("b", **part)).hears(asked()) == [Load(B, MODEL, "asked")]
 
 
 def test_now_and_then_a_request_that_waits_brings_no_copy() -> None:

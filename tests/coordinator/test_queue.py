@@ -67,6 +67,17 @@ def test_costly_requests_count_for_more() -> None:
     assert Counter(order(queue, 60)) == {"short": 50, "long": 10}
 
 
+def test_who_comes_late_takes_turns_from_then_on() -> None:
+    queue = FairQueue(1000)
+    for _ in range(60):
+        push(queue, "early")
+        push(queue, "too")
+    order(queue, 60)
+    for _ in range(20):
+        push(queue, "late")
+    assert Counter(order(queue, 12)) == {"early": 4, "too": 4, "late": 4}
+
+
 def test_a_quiet_time_earns_no_claim() -> None:
     queue = FairQueue(100)
     for _ in range(10):
