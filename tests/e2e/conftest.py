@@ -38,7 +38,7 @@ def write_endless_llama(path: Path) -> Path:
     """A tiny model that at temperature 0 never ends by itself: its end tokens have logit 0, and some other has more."""
     import gguf
 
-    write_tiny_llama(path, seed=3)
+    write_tiny_llama(path, seed=3, context=1 << 15)
     for tensor in gguf.GGUFReader(path, "r+").tensors:
         if tensor.name == "output.weight":
             tensor.data[[END_OF_TEXT, TURN_END]] = 0

@@ -192,7 +192,8 @@ def test_a_stopped_daemon_ends_its_streams_and_its_runners_and_exits_0(
     tmp_path: Path, model_files: dict[str, Path]
 ) -> None:
     make_models(tmp_path, {"endless": model_files["endless"]})
-    with running_daemon(tmp_path, settings={"AYNI_CONTEXT_LENGTH": "256"}) as daemon:
+    # An answer ends after ten contexts; these take far longer than the daemon lets streams go on.
+    with running_daemon(tmp_path, settings={"AYNI_CONTEXT_LENGTH": str(1 << 15)}) as daemon:
         connection, response = endless_chat(daemon)
         lines: list[bytes] = []
         reader = threading.Thread(target=lambda: lines.extend(response.read().splitlines()))
