@@ -228,7 +228,6 @@ class Node:
 
     def finish_load(self, model: Model, now_s: float) -> bool:
         """Make the instance, with as many sequences as there is room for; False: not even one."""
-        self.loading.pop(model.digest, None)
         self.held[model.digest] = model
         for parallel in range(PARALLEL, 0, -1):
             found = fit(self.report(now_s), model.footprint.need(CONTEXT_TOKENS, parallel))

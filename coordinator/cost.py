@@ -46,6 +46,7 @@ class RouteRequest:
         prompt_tokens: estimated. `prefix_hashes`, `prefix_tokens`: its fingerprint (node.fingerprint), in order.
         context_tokens, parallel: asked for; None: whatever the node thinks right.
         footprint: None: as one of the model's holders has told; if none has, only nodes that have it in memory can.
+        spares_s: models used within this time are not unloaded for it.
         excluded: nodes not to be asked (they have just failed, or refused). `only`: no others; empty: all.
     """
 
@@ -57,6 +58,7 @@ class RouteRequest:
     parallel: int | None = None
     embedding: bool = False
     footprint: Footprint | None = None
+    spares_s: float = 0.0
     excluded: frozenset[str] = frozenset()
     only: frozenset[str] = frozenset()
 
@@ -114,7 +116,7 @@ def loading_terms(
     if loading:
         fit = Fit("gpu" if report.devices else "ram", need.total_bytes, need.total_bytes, 1.0)
     else:
-        fit, victims = choose_victims(report, need, going=going)
+        fit, victims = choose_victims(report, need, going=going, used_within_s=request.spares_s)
         victims = going + victims
     load_speed = report.load_bytes_s or DEFAULT_LOAD_BYTES_S
     missing = max(0, footprint.file_bytes - (held.present_bytes if held else 0))

@@ -80,17 +80,17 @@ def fit(report: NodeReport, need: Need, *, freed: Iterable[ResidentModel] = ()) 
 
 
 def choose_victims(
-    report: NodeReport, need: Need, *, going: tuple[ResidentModel, ...] = ()
+    report: NodeReport, need: Need, *, going: tuple[ResidentModel, ...] = (), used_within_s: float = 0.0
 ) -> tuple[Fit, tuple[ResidentModel, ...]]:
     """Unload as little as lets the load run at full speed, least recently used first; failing that, at any speed.
 
-    `going`: these are unloaded in any case. Returns: how it fits then, and what has to go besides; nothing goes
-    where nothing helps.
+    `going`: these are unloaded in any case. `used_within_s`: what was used since then stays.
+    Returns: how it fits then, and what has to go besides; nothing goes where nothing helps.
     """
     now = fit(report, need, freed=going)
     if now.how in ("gpu", "ram") or not report.resident:
         return now, ()
-    idle = [resident for resident in report.resident if is_evictable(resident) and resident not in going]
+    idle = [r for r in report.resident if is_evictable(r) and r.idle_s >= used_within_s and r not in going]
     idle.sort(key=lambda resident: (-resident.idle_s, resident.digest))
     fallback: tuple[Fit, tuple[ResidentModel, ...]] | None = (now, ()) if now.how == "partial" else None
     for count in range(1, len(idle) + 1):

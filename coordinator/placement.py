@@ -54,6 +54,8 @@ class Patience:
         unseen_load_s: an ordered load that no report has shown by then has been lost.
         failed_s: a node is not asked again for a model that failed to load there.
         waited_half_life_s: in so long, half of the time that requests have waited is forgiven.
+        spared_s: a model that was used within this time makes no room for a copy of another, unless requests for
+            that have waited for longer all in all; then the time shrinks in proportion.
         spare_s: a copy has to be superfluous for that long before it is given back.
         repeat_s: an order that has had no visible effect is given again.
     """
@@ -61,6 +63,7 @@ class Patience:
     unseen_load_s: float = 30.0
     failed_s: float = 60.0
     waited_half_life_s: float = 60.0
+    spared_s: float = 60.0
     spare_s: float = 60.0
     repeat_s: float = 5.0
 
@@ -463,6 +466,8 @@ class Placement:
                 prompt_tokens=REQUESTS_OF_A_COPY * USUAL_PROMPT_TOKENS,
                 context_tokens=max(hosts[node].resident.context_tokens for node in nodes),
                 embedding=key[1],
+                # The longer the queue, the less a model must have been forgotten to make room.
+                spares_s=self._patience.spared_s * min(1.0, self._patience.spared_s / known.waited_s),
                 excluded=frozenset(nodes),
             )
             target = choose_route(self._view, self._without_failed(request, now_s))

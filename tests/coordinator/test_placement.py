@@ -211,6 +211,13 @@ def test_a_copy_that_is_free_but_slow_does_not_stand_in_the_way_of_another() -> 
     assert owner.ticks(3) == []
 
 
+def test_a_copy_takes_nobodys_room_who_was_used_lately() -> None:
+    busy = machine("a", loaded(active=4, queued=9))
+    assert Owner(busy, machine("b", loaded(OTHER, idle_s=20.0), free_gib=0.5)).ticks(3) == []
+    orders = Owner(busy, machine("b", loaded(OTHER, idle_s=90.0), free_gib=0.5)).ticks(3)
+    assert orders == [Unload(B, OTHER, "room"), Load(B, MODEL, "busy", context_tokens=8192)]
+
+
 def test_a_copy_is_whole_or_none() -> None:
     busy = loaded(active=4, queued=9)
     part = {"gpu_gib": 1.2, "load_bytes_s": 1e10, "prefill_bytes_s": 1e14}
