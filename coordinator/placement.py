@@ -8,12 +8,14 @@ from here. What is decided here is what one node can't know: where to load, when
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace as replace_report
 
-from coordinator.cost import START_S, RouteRequest, can_serve, loading_terms
+from coordinator.cost import RouteRequest, can_serve, loading_terms
+from coordinator.demand import Demand
 from coordinator.orders import (
     Asked,
     Drain,
@@ -37,7 +39,7 @@ from coordinator.orders import (
     Withdrawn,
 )
 from coordinator.route import Refusal, Route, choose_route
-from coordinator.view import Host, ResidentKey, View, is_evictable
+from coordinator.view import ResidentKey, View
 from node.report import NodeReport
 
 if TYPE_CHECKING:
@@ -68,15 +70,6 @@ class Patience:
     repeat_s: float = 5.0
 
 
-USUAL_PROMPT_TOKENS = 1000
-# What a copy is judged by: fetching and loading are paid once, reading prompts on a slow machine again and again.
-REQUESTS_OF_A_COPY = 8
-# A machine that takes longer for it helps nobody out who waits for a faster one.
-SLOW_PROMPT_S = 5.0
-# A copy is superfluous while the others would have this share of their sequences busy at most.
-SPARE_OCCUPANCY = 0.5
-
-
 @dataclass(slots=True)
 class _Load:
     """A load that was ordered and is not done."""
@@ -86,17 +79,6 @@ class _Load:
     ordered_at_s: float
     victims: frozenset[ResidentKey]
     seen: bool = False
-
-
-@dataclass(slots=True)
-class _Known:
-    """What is remembered of a model beside the reports."""
-
-    waited_s: float = 0.0
-    waited_at_s: float | None = None
-    spare_since_s: float | None = None
-    copies: set[NodeId] = field(default_factory=set)  # loaded because the others were busy
-    failures: dict[NodeId, tuple[float, str]] = field(default_factory=dict)
 
 
 class Placement:
@@ -110,7 +92,9 @@ class Placement:
         self._view = View({}, {}, me)
         self._asks: dict[str, Asked] = {}
         self._loads: dict[tuple[NodeId, ResidentKey], _Load] = {}
-        self._known: dict[ResidentKey, _Known] = {}
+        self._demand: dict[ResidentKey, Demand] = {}
+        # Until when a node is not asked again for a model, and what it said.
+        self._failures: dict[tuple[NodeId, ResidentKey], tuple[float, str]] = {}
         self._pins: dict[ResidentKey, Pin] = {}
         self._unpinned: set[ResidentKey] = set()
         self._draining: set[NodeId] = set()
@@ -190,7 +174,7 @@ class Placement:
                 load.seen, load.ordered_at_s = False, now_s
         self._foresee(report.node)
         orders = self._answer(now_s)
-        return orders + self._keep_pins(now_s) + self._empty_drained(now_s)
+        return orders + self._keep_pins(now_s, [report]) + self._empty_drained(now_s)
 
     def _lost(self, node: NodeId, now_s: float) -> list[Order]:
         self._reports.pop(node, None)
@@ -198,8 +182,8 @@ class Placement:
         self._view = self._view.without(node)
         for at in [at for at in self._loads if at[0] == node]:
             del self._loads[at]
-        for known in self._known.values():
-            known.copies.discard(node)
+        for demand in self._demand.values():
+            demand.copies.discard(node)
         return self._place(list(self._asks.values()), now_s) + self._keep_pins(now_s)
 
     def _foresee(self, node: NodeId) -> None:
@@ -277,9 +261,8 @@ class Placement:
 
     def _refuse(self, asked: Asked, refusal: Refusal, now_s: float) -> Refused:
         del self._asks[asked.ask]
-        known = self._known.get(_key(asked.request))
-        failures = [failure for failure in known.failures.values() if failure[0] > now_s] if known else []
-        return Refused(asked.ask, refusal, max(failures)[1] if failures else "")
+        said = [failure for (_, key), failure in self._failures.items() if key == _key(asked.request)]
+        return Refused(asked.ask, refusal, max(said)[1] if said else "")
 
     def _is_coming(self, request: RouteRequest) -> bool:
         """Whether a load that runs already will do for the request."""
@@ -327,20 +310,25 @@ class Placement:
         key = (event.model, event.embedding)
         if self._loads.pop((event.node, key), None) is None:
             return []
-        known = self._known.setdefault(key, _Known())
-        known.failures[event.node] = (now_s + self._patience.failed_s, event.message)
-        known.copies.discard(event.node)
+        self._note_failure(event.node, key, event.message, now_s)
         self._foresee(event.node)
         return self._place([a for a in self._asks.values() if _key(a.request) == key], now_s)
 
+    def _note_failure(self, node: NodeId, key: ResidentKey, message: str, now_s: float) -> None:
+        self._failures[node, key] = (now_s + self._patience.failed_s, message)
+        if demand := self._demand.get(key):
+            demand.copies.discard(node)
+
     def _without_failed(self, request: RouteRequest, now_s: float) -> RouteRequest:
-        known = self._known.get(_key(request))
-        failed = [node for node, (until_s, _) in known.failures.items() if until_s > now_s] if known else []
+        failed = [
+            node for (node, key), (until_s, _) in self._failures.items() if key == _key(request) and until_s > now_s
+        ]
         return replace(request, excluded=request.excluded.union(failed)) if failed else request
 
     # Pins and drains
 
-    def _keep_pins(self, now_s: float) -> list[Order]:
+    def _keep_pins(self, now_s: float, reports: Iterable[NodeReport] | None = None) -> list[Order]:
+        """Load what is pinned and missing; tell nodes what is pinned (those that wrote `reports`; None: all)."""
         orders: list[Order] = []
         for key, pin in self._pins.items():
             hosts = self._view.hosts(key[0], embedding=key[1])
@@ -357,7 +345,7 @@ class Placement:
                 answer = choose_route(self._view, request)
                 if isinstance(answer, Route) and answer.kind == "load":
                     orders += self._order_load(answer.node, request, "pinned", now_s)
-        for report in self._reports.values():
+        for report in self._reports.values() if reports is None else reports:
             for model in report.resident:
                 wanted = self._is_pinned(report.node, (model.digest, model.embedding), model.pinned)
                 if model.pinned != wanted:
@@ -427,8 +415,7 @@ class Placement:
         for (node, key), load in list(self._loads.items()):
             if not load.seen and now_s - load.ordered_at_s > self._patience.unseen_load_s:
                 del self._loads[node, key]
-                known = self._known.setdefault(key, _Known())
-                known.failures[node] = (now_s + self._patience.failed_s, f"{node} did not answer")
+                self._note_failure(node, key, f"{node} did not answer", now_s)
                 self._foresee(node)
         orders = self._answer(now_s) + self._keep_pins(now_s) + self._empty_drained(now_s)
         for key in {(m.digest, m.embedding): None for r in self._view.nodes.values() for m in r.resident}:
@@ -437,80 +424,30 @@ class Placement:
         return orders
 
     def _follow_demand(self, key: ResidentKey, now_s: float) -> list[Order]:
-        """Another copy once its requests have waited, all in all and lately, for longer than loading one takes.
-
-        That is the rule of whoever rents skis: buy when the rent paid so far reaches the price. It costs at most twice
-        what it would with the future known. One copy at a time; those that are superfluous are given back.
-        """
-        known = self._known.setdefault(key, _Known())
-        hosts = self._view.hosts(key[0], embedding=key[1])
-        nodes = [node for node, host in hosts.items() if host.report.state == "up"]
-        if not nodes:
+        """Another copy where waiting has cost as much, one at a time; those that are superfluous are given back."""
+        known = self._view.hosts(key[0], embedding=key[1])
+        hosts = {node: host for node, host in known.items() if host.report.state == "up"}
+        if not hosts:
             return []
-        # While a copy has a sequence free, what waits at another was sent there for its cache, or has bad luck; unless
-        # the free one is on a machine so slow that it is better to wait.
-        is_full = all(
-            hosts[node].resident.active >= hosts[node].resident.parallel
-            or SLOW_PROMPT_S * hosts[node].prefill_tokens_s < USUAL_PROMPT_TOKENS
-            for node in nodes
-        )
-        waiting = sum(hosts[node].resident.queued for node in nodes) if is_full else 0
-        waiting += sum(report.waiting.get(key[0], 0) for report in self._reports.values())
-        elapsed_s = 0.0 if known.waited_at_s is None else now_s - known.waited_at_s
-        known.waited_s *= 0.5 ** (elapsed_s / self._patience.waited_half_life_s)
-        known.waited_s += waiting * elapsed_s
-        known.waited_at_s = now_s
-        if waiting and known.waited_s > START_S and not any(loading == key for _, loading in self._loads):
-            request = RouteRequest(
-                key[0],
-                prompt_tokens=REQUESTS_OF_A_COPY * USUAL_PROMPT_TOKENS,
-                context_tokens=max(hosts[node].resident.context_tokens for node in nodes),
-                embedding=key[1],
-                # The longer the queue, the less a model must have been forgotten to make room.
-                spares_s=self._patience.spared_s * min(1.0, self._patience.spared_s / known.waited_s),
-                excluded=frozenset(nodes),
-            )
-            target = choose_route(self._view, self._without_failed(request, now_s))
-            if isinstance(target, Route) and self._pays(target, known.waited_s, [hosts[node] for node in nodes]):
-                known.waited_s = 0.0
-                known.copies.add(target.node)
+        demand = self._demand.setdefault(key, Demand())
+        coming = [node for node, loading in self._loads if loading == key]
+        elsewhere = sum(report.waiting.get(key[0], 0) for report in self._reports.values())
+        half_life_s = self._patience.waited_half_life_s
+        if demand.observe(hosts.values(), elsewhere, now_s, half_life_s=half_life_s) and not coming:
+            request = self._without_failed(demand.request(key, hosts, spared_s=self._patience.spared_s), now_s)
+            target = choose_route(self._view, request)
+            if isinstance(target, Route) and demand.pays(target, hosts.values()):
+                demand.bought(target.node)
                 return self._order_load(target.node, request, "busy", now_s)
-        return self._give_back(key, nodes, known, now_s)
-
-    def _pays(self, target: Route, waited_s: float, hosts: list[Host]) -> bool:
-        """Whether waiting has cost what the load will, and who goes there will be served sooner than by waiting."""
-        if target.in_part:
-            return False  # it would slow down everything else on the node
-        once_s = target.terms.total_s - target.terms.prefill_s
-        each_s = target.terms.prefill_s / REQUESTS_OF_A_COPY
-        return once_s < waited_s and each_s < min(
-            host.queue_s + USUAL_PROMPT_TOKENS / host.prefill_tokens_s for host in hosts
-        )
-
-    def _give_back(self, key: ResidentKey, nodes: list[NodeId], known: _Known, now_s: float) -> list[Order]:
-        hosts = self._view.hosts(key[0], embedding=key[1])
-        known.copies &= set(nodes) | {node for node, loading in self._loads if loading == key}
-        idle = [node for node in nodes if node in known.copies and is_evictable(hosts[node].resident)]
-        working = sum(hosts[node].resident.active + hosts[node].resident.queued for node in nodes)
-        spare = max(idle, key=lambda node: (hosts[node].resident.idle_s, node), default=None)
-        room = sum(hosts[node].resident.parallel for node in nodes if node != spare)
-        if spare is None or len(nodes) < 2 or working > SPARE_OCCUPANCY * room:
-            known.spare_since_s = None
-        elif known.spare_since_s is None:
-            known.spare_since_s = now_s
-        elif now_s - known.spare_since_s >= self._patience.spare_s:
-            known.spare_since_s = None
-            known.copies.discard(spare)
-            return [Unload(spare, key[0], "given_back", key[1])]
-        return []
+        spare = demand.spare(hosts, coming, now_s, after_s=self._patience.spare_s)
+        return [] if spare is None else [Unload(spare, key[0], "given_back", key[1])]
 
     def _forget_idle(self, now_s: float) -> None:
         there = {(m.digest, m.embedding) for report in self._reports.values() for m in report.resident}
-        self._unpinned &= there | {key for _, key in self._loads}
-        for key, known in list(self._known.items()):
-            known.failures = {node: failure for node, failure in known.failures.items() if failure[0] > now_s}
-            if not (known.failures or known.copies) and not self._view.hosts(key[0], embedding=key[1]):
-                del self._known[key]
+        there |= {key for _, key in self._loads}
+        self._unpinned &= there
+        self._failures = {at: failure for at, failure in self._failures.items() if failure[0] > now_s}
+        self._demand = {key: demand for key, demand in self._demand.items() if key in there}
 
     def _again(self, order: Order, now_s: float) -> list[Order]:
         """An order whose effect the reports will show: given once, and once more after a while without effect."""
