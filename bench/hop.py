@@ -8,6 +8,7 @@ the first token and the processor time of both daemons for each streamed token, 
 from __future__ import annotations
 
 import asyncio
+import gc
 import secrets
 import socket
 import ssl
@@ -101,6 +102,8 @@ async def measure(plan: Plan) -> dict[str, Samples]:
         ways = {"direct": (serving, [serving]), "hop": (entry, [entry, serving])}
         for asked, _ in ways.values():
             await _together(client, asked, plan.streams, 4)
+        gc.collect()
+        gc.freeze()
         for _ in range(plan.rounds):
             for way, (asked, _) in ways.items():
                 lines = (_in_line(client, asked, plan, number) for number in range(plan.streams))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import time
 from collections.abc import AsyncGenerator
@@ -164,6 +165,9 @@ async def serve(part: Part) -> None:
     while not all(_is_up(member, record.node) for record in part.others):
         await member.view.changed(1.0)
     await asyncio.sleep(SETTLE_S)  # the first scan of stored models, and what it makes the nodes tell each other
+    # As the real daemon does once everything is imported.
+    gc.collect()
+    gc.freeze()
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.read)
     await member.close(drain_s=0.5)

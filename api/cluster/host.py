@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 import time
@@ -139,6 +140,9 @@ class ClusterHost:
         await member.start(sockets, known)
         self.member = member
         self._daemon.node, self._daemon.shelf.elsewhere = member.turns, member.catalogue
+        # As `api.serve` does at the start: a collection that walks all that was imported for this would stall streams.
+        gc.collect()
+        gc.freeze()
         return member
 
     def _removed(self, reason: str) -> None:
