@@ -8,6 +8,7 @@ from here. What is decided here is what one node can't know: where to load, when
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -40,7 +41,7 @@ from coordinator.orders import (
 )
 from coordinator.route import Refusal, Route, choose_route
 from coordinator.view import ResidentKey, View
-from node.report import NodeReport
+from node.report import ModelDigest, NodeReport
 
 if TYPE_CHECKING:
     from node.identity import NodeId
@@ -418,20 +419,25 @@ class Placement:
                 self._note_failure(node, key, f"{node} did not answer", now_s)
                 self._foresee(node)
         orders = self._answer(now_s) + self._keep_pins(now_s) + self._empty_drained(now_s)
+        elsewhere: Counter[ModelDigest] = Counter()
+        for report in self._reports.values():
+            elsewhere.update(report.waiting)
         for key in {(m.digest, m.embedding): None for r in self._view.nodes.values() for m in r.resident}:
-            orders += self._follow_demand(key, now_s)
+            orders += self._follow_demand(key, elsewhere[key[0]], now_s)
         self._forget_idle(now_s)
         return orders
 
-    def _follow_demand(self, key: ResidentKey, now_s: float) -> list[Order]:
-        """Another copy where waiting has cost as much, one at a time; those that are superfluous are given back."""
+    def _follow_demand(self, key: ResidentKey, elsewhere: int, now_s: float) -> list[Order]:
+        """Another copy where waiting has cost as much, one at a time; those that are superfluous are given back.
+
+        `elsewhere`: requests that wait in the nodes' own queues.
+        """
         known = self._view.hosts(key[0], embedding=key[1])
         hosts = {node: host for node, host in known.items() if host.report.state == "up"}
         if not hosts:
             return []
         demand = self._demand.setdefault(key, Demand())
         coming = [node for node, loading in self._loads if loading == key]
-        elsewhere = sum(report.waiting.get(key[0], 0) for report in self._reports.values())
         half_life_s = self._patience.waited_half_life_s
         if demand.observe(hosts.values(), elsewhere, now_s, half_life_s=half_life_s) and not coming:
             request = self._without_failed(demand.request(key, hosts, spared_s=self._patience.spared_s), now_s)
