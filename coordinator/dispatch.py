@@ -6,7 +6,7 @@ The same methods as one machine's supervisor, so that whatever asks need not kno
 1. The node or the way to it is lost, its runner died, or it shuts down: another node goes on. If there is none, the
    request waits for one to come (back), within `WAIT_LIMIT_S`.
 2. The node refuses (full, no room, model or load trouble): another node, until each that could has refused; then
-   the first refusal is the answer.
+   the first refusal is the answer. An answer that has begun waits for a full node instead.
 3. The job itself failed, or its reader did: nobody could do better.
 """
 
@@ -50,6 +50,8 @@ Result = TypeVar("Result")
 WAIT_LIMIT_S = 60.0
 # A node that has just failed is asked again after this, if nobody else can: by then it is known to be down, or back.
 SECOND_CHANCE_S = 0.5
+# The longest that a node which said it was full is left alone.
+FULL_LIMIT_S = 10.0
 
 
 class LocalNode(Serves, Protocol):
@@ -66,6 +68,7 @@ class _Trail:
 
     failed: set[NodeId] = field(default_factory=set)
     refused: set[NodeId] = field(default_factory=set)
+    full_until_s: dict[NodeId, float] = field(default_factory=dict)
     first_refusal: NodeError | None = None
     last_loss: NodeError | None = None
     lost_at_s: float = 0.0
@@ -78,7 +81,10 @@ class _Trail:
                     self.lost_at_s = now_s
                 self.failed.add(node)
                 self.last_loss = error
-            case QueueFull() | LoadError() | ModelNotThere() | PeerError():
+            case QueueFull():
+                self.full_until_s[node] = now_s + min(error.retry_after_s, FULL_LIMIT_S)
+                self.first_refusal = self.first_refusal or error
+            case LoadError() | ModelNotThere() | PeerError():
                 self.refused.add(node)
                 self.first_refusal = self.first_refusal or error
             case JobFailed():
@@ -89,6 +95,10 @@ class _Trail:
             case _:
                 return False
         return True
+
+    def excluded(self, now_s: float) -> frozenset[NodeId]:
+        """Nodes not to be asked now."""
+        return frozenset(self.failed | self.refused | {n for n, end_s in self.full_until_s.items() if end_s > now_s})
 
     def error(self) -> NodeError | None:
         """What to tell the client; errors between nodes are put into words it can do something with."""
@@ -230,7 +240,7 @@ class Dispatcher:
         """The node to ask next. Raises what the client is to be told, where there is none and none comes."""
         while True:
             view = self._cluster.now
-            excluded = frozenset(trail.failed | trail.refused)
+            excluded = trail.excluded(time.monotonic())
             route = choose_route(view, replace(request, excluded=excluded) if excluded else request)
             if not isinstance(route, Refusal):
                 self._cluster.sent(route.node, request.model, request.prompt_tokens - route.cached_tokens)

@@ -186,6 +186,24 @@ async def test_a_full_node_is_passed_over_and_its_refusal_is_the_answer_only_if_
     assert caught.value.waiting == 9
 
 
+async def test_an_answer_that_has_begun_waits_for_a_node_that_is_full(cluster) -> None:
+    class FullAtFirst(CountingNode):
+        async def run(self, model, job, options, keep_alive_s):
+            if not self.asked:
+                self.asked.append(job)
+                raise QueueFull(9, 1)
+            async with aclosing(super().run(model, job, options, keep_alive_s)) as events:
+                async for event in events:
+                    yield event
+
+    other = FullAtFirst()
+    async with cluster([other, CountingNode()]) as nodes:
+        await only_on(nodes, 1)
+        events = await answer(nodes[0], at_first=nodes[1].lan.kill)
+    assert text_of(events) == whole_text()
+    assert len(other.asked) == 2
+
+
 async def test_a_job_that_fails_by_itself_is_not_tried_elsewhere(cluster) -> None:
     failed = Failed(job="ask", kind="context_exceeded", message="too long")
     serves = [CountingNode(stop_after=0, failure=JobFailed(failed)) for _ in range(2)]
