@@ -150,6 +150,17 @@ async def test_a_stream_whose_node_is_killed_goes_on_elsewhere_without_a_token_l
     assert len(resumed.resume) >= 4
 
 
+async def test_a_node_that_has_just_failed_is_not_asked_again_while_another_can(cluster) -> None:
+    failing = CountingNode(stop_after=0, failure=RunnerLost("tiny", "it crashed"))
+    serves = [CountingNode(), failing, CountingNode()]
+    async with cluster(serves) as nodes:
+        await only_on(nodes, 1, 2)
+        nodes[2].speed = 100.0  # the failing node stays the quicker one
+        nodes[2].tell()
+        assert text_of(await answer(nodes[0])) == whole_text()
+    assert [len(node.asked) for node in serves] == [0, 1, 1]
+
+
 async def test_a_stream_goes_on_here_when_every_other_node_is_gone(cluster) -> None:
     serves = [CountingNode(), CountingNode()]
     async with cluster(serves) as nodes:
