@@ -294,7 +294,10 @@ class Placement:
         victim_keys = frozenset((victim.digest, victim.embedding) for victim in victims)
         self._loads[node, key] = _Load(request, reason, now_s, victim_keys)
         self._foresee(node)
+        still_pinned = {(m.digest, m.embedding) for m in self._reports[node].resident if m.pinned}
         return [
+            # A pin may just have moved elsewhere, which the node has to hear first.
+            *(SetPinned(node, model, pinned=False, embedding=kind) for model, kind in victim_keys & still_pinned),
             *(Unload(node, victim.digest, "room", victim.embedding) for victim in victims),
             Load(
                 node,

@@ -126,6 +126,7 @@ class PlacementMachine(RuleBasedStateMachine):
         self.ordered: dict[NodeId, dict[ModelDigest, float]] = {node: {} for node in NODES}
         self.pinned: dict[ModelDigest, frozenset[NodeId]] = {}
         self.drained: set[NodeId] = set()
+        self.told_unpinned: set[tuple[NodeId, ModelDigest]] = set()
         for node in NODES:
             self.say(node)
 
@@ -158,7 +159,9 @@ class PlacementMachine(RuleBasedStateMachine):
                 known = [copy for copy in self.heard[node].resident if copy.digest == model]
                 assert known, "not known to be there"
                 assert (known[0].active, known[0].queued) == (0, 0)
-                assert reason == "drained" or not known[0].pinned
+                assert reason == "drained" or not known[0].pinned or (node, model) in self.told_unpinned
+            case SetPinned(node, model, pinned):
+                (self.told_unpinned.discard if pinned else self.told_unpinned.add)((node, model))
             case Placed(ask, node):
                 assert any(copy.digest == self.open[ask] for copy in self.heard[node].resident)
                 assert node not in self.drained

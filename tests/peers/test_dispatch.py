@@ -123,6 +123,17 @@ async def only_on(nodes: list[ClusterNode], *places: int) -> None:
     await until(lambda: all(set(node.cluster.now.hosts(digest)) == wanted for node in nodes))
 
 
+async def slow_down(nodes: list[ClusterNode], place: int) -> None:
+    """Have a node read prompts more slowly than the others; everybody knows."""
+    slow = nodes[place]
+    slow.speed = 100.0
+    slow.tell()
+    digest = ModelDigest(str(slow.model.digest))
+    await until(
+        lambda: all(node.cluster.now.hosts(digest)[slow.lan.id].resident.prefill_tokens_s == 100.0 for node in nodes)
+    )
+
+
 async def test_a_request_goes_to_the_node_that_has_the_model(cluster, model) -> None:
     serves = [CountingNode(), CountingNode()]
     async with cluster(serves) as nodes:
@@ -136,9 +147,7 @@ async def test_a_stream_whose_node_is_killed_goes_on_elsewhere_without_a_token_l
     serves = [CountingNode(), CountingNode(), CountingNode()]
     async with cluster(serves) as nodes:
         await only_on(nodes, 1, 2)
-        nodes[2].speed = 100.0  # so that the first choice is certain
-        nodes[2].tell()
-        await asyncio.sleep(0.1)
+        await slow_down(nodes, 2)  # so that the first choice is certain
         events = await answer(nodes[0], at_first=nodes[1].lan.kill)
     assert tokens_of(events) == list(range(WORDS))
     assert text_of(events) == whole_text()
@@ -155,8 +164,7 @@ async def test_a_node_that_has_just_failed_is_not_asked_again_while_another_can(
     serves = [CountingNode(), failing, CountingNode()]
     async with cluster(serves) as nodes:
         await only_on(nodes, 1, 2)
-        nodes[2].speed = 100.0  # the failing node stays the quicker one
-        nodes[2].tell()
+        await slow_down(nodes, 2)  # the failing node stays the quicker one
         assert text_of(await answer(nodes[0])) == whole_text()
     assert [len(node.asked) for node in serves] == [0, 1, 1]
 
@@ -253,7 +261,7 @@ async def test_a_model_too_large_for_every_node_is_refused_with_what_was_needed(
                 inner(report), ram=RamReport(total_bytes=1000, free_bytes=10)
             )
             node.tell()
-        await asyncio.sleep(0.2)
+        await until(lambda: all(seen.ram.free_bytes == 10 for n in nodes for seen in n.cluster.now.nodes.values()))
         with pytest.raises(DoesNotFit) as caught:
             await answer(nodes[0])
     assert caught.value.needed_bytes > caught.value.free_bytes
