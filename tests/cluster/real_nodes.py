@@ -1,4 +1,4 @@
-"""Real daemons of one cluster: each `ayni serve` with a home of its own and a LAN port on an address of 127.0.0.0/8."""
+"""Real daemons of one cluster: each `ayni serve` with a home of its own, on an address of 127.0.0.0/8 or elsewhere."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
@@ -36,6 +37,39 @@ def until(condition: Callable[[], Any], limit_s: float = 10.0, what: str = "it")
     raise AssertionError(f"{what} did not happen within {limit_s} s")
 
 
+class Place(Protocol):
+    """Where a daemon runs."""
+
+    def command(self, words: Sequence[str]) -> list[str]:
+        """What runs a command there, as the process that is started."""
+        ...
+
+    def inside(self) -> AbstractContextManager[None]:
+        """The connections that this thread opens within the block begin there."""
+        ...
+
+
+class Here:
+    """This machine as it is."""
+
+    def command(self, words: Sequence[str]) -> list[str]:
+        return list(words)
+
+    def inside(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+
+def loopback_settings(host: str) -> dict[str, str]:
+    """For one of several daemons on one machine; what they do not share with others is tested elsewhere."""
+    return {
+        "AYNI_LAN_HOST": host,
+        "AYNI_DISCOVERY": "off",
+        "AYNI_RAY": "off",
+        # Two that begin at the same moment would both take the first block that is free.
+        "AYNI_RAY_PORT": str(22_000 + 512 * ADDRESSES.index(host)),
+    }
+
+
 @dataclass
 class RealNode:
     """One machine: its daemon, which may be killed and started again."""
@@ -47,6 +81,7 @@ class RealNode:
     settings: dict[str, str] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    place: Place = field(default_factory=Here)
 
     @property
     def url(self) -> str:
@@ -72,16 +107,11 @@ class RealNode:
             "PYTHONPATH": str(ROOT),
             "AYNI_HOST": f"127.0.0.1:{self.port}",
             "AYNI_NODE_NAME": self.name,
-            "AYNI_LAN_HOST": self.host,
             "AYNI_LAN_PORT": str(self.lan_port),
-            "AYNI_DISCOVERY": "off",
-            "AYNI_RAY": "off",
-            # Two that begin at the same moment would both take the first block that is free.
-            "AYNI_RAY_PORT": str(22_000 + 512 * ADDRESSES.index(self.host)),
-        }
+        } | (loopback_settings(self.host) if self.host in ADDRESSES else {})
         with (self.home / "daemon.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "cli", "serve"],
+                self.place.command([sys.executable, "-m", "cli", "serve"]),
                 cwd=ROOT,
                 env=kept | own | self.settings,
                 stdin=subprocess.DEVNULL,
@@ -95,7 +125,8 @@ class RealNode:
         assert self.process is not None
         assert self.process.poll() is None, self.log[-4000:]
         try:
-            return httpx.get(f"{self.url}/api/version", timeout=START_LIMIT_S).status_code == 200
+            with self.place.inside():
+                return httpx.get(f"{self.url}/api/version", timeout=START_LIMIT_S).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -117,7 +148,8 @@ class RealNode:
 
     def ask(self, method: str, path: str, body: object = None, *, limit_s: float = 30.0) -> dict[str, Any]:
         """A request on loopback that must succeed."""
-        answer = httpx.request(method, f"{self.url}{path}", json=body, timeout=limit_s)
+        with self.place.inside():
+            answer = httpx.request(method, f"{self.url}{path}", json=body, timeout=limit_s)
         assert answer.status_code == 200, f"{method} {path}: {answer.status_code} {answer.text}"
         found = answer.json() if answer.content else {}
         assert isinstance(found, dict)
@@ -148,7 +180,7 @@ def real_nodes(folder: Path, count: int = 3, **settings: str) -> Iterator[list[R
                 node.kill()
 
 
-def form(nodes: list[RealNode]) -> None:
+def form(nodes: Sequence[RealNode]) -> None:
     """Make one cluster of them, with the first as its creator."""
     first, *others = nodes
     first.ask("POST", "/api/cluster", {"name": "home"})
@@ -158,7 +190,7 @@ def form(nodes: list[RealNode]) -> None:
     await_all_up(nodes)
 
 
-def await_all_up(nodes: list[RealNode], limit_s: float = 10.0) -> None:
+def await_all_up(nodes: Sequence[RealNode], limit_s: float = 10.0) -> None:
     names = {node.name for node in nodes}
     until(
         lambda: all(set(node.states()) == names and set(node.states().values()) == {"up"} for node in nodes),

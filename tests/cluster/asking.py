@@ -1,0 +1,44 @@
+"""What the tests of real clusters ask for: a long answer that is always the same, and a model in one memory only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import httpx
+
+from tests.cluster.real_nodes import RealNode, until
+
+COUNT = {
+    "model": "demo",
+    "messages": [{"role": "user", "content": "Count from 1 to 40."}],
+    "think": False,
+    "options": {"temperature": 0, "num_predict": 120},
+}
+
+
+def stream(node: RealNode, *, at_chunk: int = 0, then: Callable[[], Any] | None = None) -> tuple[str, dict[str, Any]]:
+    """The text of a streamed answer, and its last line; `then` happens after so many chunks."""
+    text, last = "", {}
+    with node.place.inside(), httpx.stream("POST", f"{node.url}/api/chat", json=COUNT, timeout=60) as response:
+        assert response.status_code == 200
+        for number, line in enumerate(response.iter_lines()):
+            last = json.loads(line)
+            assert "error" not in last, last
+            text += last["message"]["content"]
+            if then is not None and number == at_chunk:
+                then()
+    return text, last
+
+
+def loaded_on(node: RealNode, model: str) -> set[str]:
+    return {entry["node"] for entry in node.ask("GET", "/api/ps")["models"] if entry["name"] == model}
+
+
+def only_loaded_on(place: RealNode, nodes: Sequence[RealNode]) -> None:
+    """Have demo in the memory of one node only, as all of them see it."""
+    place.ask("POST", "/api/chat", {"model": "demo", "keep_alive": 0})
+    until(lambda: not any(loaded_on(node, "demo:latest") for node in nodes), what="unloading everywhere")
+    place.ask("POST", "/api/chat", {"model": "demo"})
+    until(lambda: all(loaded_on(node, "demo:latest") == {place.name} for node in nodes), what="loading")
