@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from node.engine.errors import LoadError
 from node.engine.llama_log import LlamaLog, allocations
-from node.engine.threads import available_cores
+from node.engine.threads import thread_count
 from node.engine.vocab import Vocab
 from node.runner.protocol import DeviceBytes, FlashAttention, KvType, LoadSpec, Pooling
 
@@ -122,8 +122,7 @@ class Context:
         params.n_seq_max = self.sequences
         params.n_batch = max(spec.batch_tokens, self.sequences)
         params.n_ubatch = params.n_batch
-        threads = spec.threads or available_cores()
-        params.n_threads = params.n_threads_batch = threads
+        params.n_threads = params.n_threads_batch = thread_count(spec.threads)
         params.flash_attn_type = _FLASH["on" if quantized and spec.flash_attention == "auto" else spec.flash_attention]
         params.type_k = params.type_v = _KV_TYPES[spec.kv_type]
         params.kv_unified = False

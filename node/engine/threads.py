@@ -1,4 +1,4 @@
-"""How many threads llama.cpp should use: the physical cores this process may run on."""
+"""How many threads llama.cpp should use: as many as asked for, else the physical cores this process may run on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ from pathlib import Path
 
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 _SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+
+
+def thread_count(asked: int | None) -> int:
+    """Threads for one model; a wish ends at the processors of this machine.
+
+    More than those only wait for each other, and thousands of them, which any request can ask for, stop the machine.
+    """
+    return min(asked, os.cpu_count() or 1) if asked else available_cores()
 
 
 def available_cores() -> int:

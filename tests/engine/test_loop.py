@@ -6,7 +6,6 @@ from collections.abc import Callable
 import pytest
 
 from node.engine.binding import DECODE_ABORTED, Batch
-from node.engine.threads import available_cores
 from node.jobs import Delta, Done, Sampling
 from tests.engine.conftest import GREEDY, Driver, Result
 
@@ -319,7 +318,3 @@ def test_sequences_stand_in_order_in_every_batch(start: Start, monkeypatch: pyte
     driver.wait(*(f"j{i}" for i in range(8)))
     assert all(order == sorted(order) for order in orders)
     assert any(len(order) > len(set(order)) > 1 for order in orders)
-
-
-def test_some_core_is_available() -> None:
-    assert available_cores() >= 1
