@@ -112,6 +112,8 @@ async def create(request: Request, body: Annotated[CreateBody, json_body(CreateB
     """Make a model from another one or from uploaded GGUF files."""
     name = ModelName.parse(_asked(body))
     recipe = _recipe(body)
+    if recipe.template:
+        await asyncio.to_thread(_check_template, recipe.template)
     statuses = _create(daemon_of(request), name, recipe)
     if body.stream:
         return ChunkStream(statuses, media_type=NDJSON, error_chunk=error_line)
@@ -178,6 +180,16 @@ def _recipe(body: CreateBody) -> Recipe:
         parser=body.parser or None,
         quantize=body.quantize or body.quantization,
     )
+
+
+def _check_template(template: str) -> None:
+    """Refuse a template that no request could be rendered with. Raises BadRequest, in Ollama's words."""
+    from node.prompt import TemplateError, check_syntax  # here, as a daemon that only serves does without Jinja
+
+    try:
+        check_syntax(template)
+    except TemplateError as error:
+        raise BadRequest(f"template error: {error}", "template") from None
 
 
 def _files(named: Mapping[str, str]) -> dict[str, Digest]:

@@ -3,6 +3,6 @@
 from node.prompt.errors import TemplateError
 from node.prompt.fit import fit_messages
 from node.prompt.output import OutputParser, Parsed
-from node.prompt.template import PromptTemplate
+from node.prompt.template import PromptTemplate, check_syntax
 
-__all__ = ["OutputParser", "Parsed", "PromptTemplate", "TemplateError", "fit_messages"]
+__all__ = ["OutputParser", "Parsed", "PromptTemplate", "TemplateError", "check_syntax", "fit_messages"]

@@ -16,9 +16,11 @@ from typing import Protocol, Self
 import msgspec
 
 from node.jobs import Chat, Infill, Message, Think
+from node.prompt.go import NAMES, parse
 from node.prompt.go_chat import GoChat
 from node.prompt.jinja_chat import JinjaChat
 from node.prompt.output import OutputParser
+from node.prompt.sandbox import JinjaTemplate
 from node.prompt.thinking import State, ThinkingSplitter, ThinkingTags
 from node.prompt.tool_calls import CallSyntax, ToolCallScanner
 
@@ -109,6 +111,14 @@ class PromptTemplate:
 
     def _language(self, chat: Chat) -> ChatLanguage:
         return self._compile(chat.template) if chat.template else self._default
+
+
+def check_syntax(template: str) -> None:
+    """See whether a template can be parsed; none of it is run. Raises TemplateError, which says what is wrong."""
+    if is_jinja(template):
+        JinjaTemplate(template)
+    else:
+        parse(template, NAMES)
 
 
 def is_jinja(template: str) -> bool:
