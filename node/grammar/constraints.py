@@ -7,53 +7,40 @@ refused than silently not kept.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any
 from urllib.parse import unquote
 
 from node.grammar.errors import InvalidSchema
+from node.grammar.keywords import (
+    COUNTS,
+    Schema,
+    bounds_of,
+    check_multiple,
+    check_supported,
+    checked,
+    key_of,
+    schemas_of,
+    shown,
+    types_of,
+    values_of,
+    whole_number,
+)
+from node.grammar.pattern import pattern_of_format
 
-Schema: TypeAlias = Any  # a JSON value that should be an object or a boolean
-
-TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 MAX_NODES = 20_000
 MAX_DEPTH = 100
 MAX_ALTERNATIVES = 500
 MAX_STEPS = 50_000
-
-# Keywords that restrict, and which no grammar here can keep, with the values that make them harmless.
-UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "not": (False,),
-    "patternProperties": ({},),
-    "propertyNames": (True, {}),
-    "dependentRequired": ({},),
-    "dependentSchemas": ({},),
-    "dependencies": ({},),
-    "unevaluatedProperties": (True, {}),
-    "unevaluatedItems": (True, {}),
-    "contains": (),
-    "uniqueItems": (False,),
-    "maxProperties": (),
-    "$dynamicRef": (),
-    "$recursiveRef": (),
-}
-COUNTS = ("minLength", "maxLength", "minItems", "maxItems")
-BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
-OBJECT_KEYS = ("properties", "required", "additionalProperties")
-ARRAY_KEYS = ("items", "prefixItems", "additionalItems", "minItems", "maxItems")
-STRING_KEYS = ("minLength", "maxLength", "pattern", "format")
-NUMBER_KEYS = (*BOUNDS, "multipleOf")
 
 
 @dataclass(frozen=True, slots=True)
 class Constraints:
     """What holds of a value, all at once. `types` None: any; `values` None: any.
 
-    `extra` is the schema of properties not named, None where the schema does not speak of them; `rest` likewise
-    of items behind `prefix`.
+    `extra` is the schema of properties not named, None where the schema does not speak of them; `names` is what
+    all names of properties satisfy; `rest` is as `extra`, of items behind `prefix`.
     """
 
     types: frozenset[str] | None = None
@@ -61,6 +48,7 @@ class Constraints:
     properties: dict[str, Schema] = field(default_factory=dict)
     required: tuple[str, ...] = ()
     extra: Schema = None
+    names: Schema = None
     prefix: tuple[Schema, ...] = ()
     rest: Schema = None
     counts: dict[str, int] = field(default_factory=dict)
@@ -91,22 +79,22 @@ class Reader:
         if schema is False:
             return []
         if not isinstance(schema, dict):
-            raise InvalidSchema(path, f"a schema is an object or a boolean, not {_shown(schema)}")
-        _check_supported(schema, path)
+            raise InvalidSchema(path, f"a schema is an object or a boolean, not {shown(schema)}")
+        check_supported(schema, path)
         found = [self._own(schema, path)]
         if "$ref" in schema:
             target = schema["$ref"]
             if target in following:
                 raise InvalidSchema(f"{path}/$ref", "the reference leads back to itself")
             found = _all_of(found, self.alternatives(self.resolve(target, path), path, (*following, target)), path)
-        for number, part in enumerate(_schemas(schema, "allOf", path)):
+        for number, part in enumerate(schemas_of(schema, "allOf", path)):
             found = _all_of(found, self.alternatives(part, f"{path}/allOf/{number}", following), path)
         for keyword in ("anyOf", "oneOf"):
             if keyword not in schema:
                 continue
             options = [
                 self.alternatives(part, f"{path}/{keyword}/{number}", following)
-                for number, part in enumerate(_schemas(schema, keyword, path))
+                for number, part in enumerate(schemas_of(schema, keyword, path))
             ]
             combined = [_all_of(found, option, path) for option in options]
             if keyword == "oneOf":
@@ -146,29 +134,37 @@ class Reader:
 
     def _own(self, schema: dict[str, Any], path: str) -> Constraints:
         """The keywords of a schema object that combine nothing."""
-        properties = _checked(schema, "properties", dict, path) or {}
-        required = _checked(schema, "required", list, path) or []
+        properties = checked(schema, "properties", dict, path) or {}
+        required = checked(schema, "required", list, path) or []
         if not all(isinstance(name, str) for name in required):
             raise InvalidSchema(f"{path}/required", "names are texts")
         items = schema.get("items")
-        prefix = _checked(schema, "prefixItems", list, path) or []
+        prefix = checked(schema, "prefixItems", list, path) or []
         if isinstance(items, list):
             # Before 2020-12, a list of items was what prefixItems is now.
             prefix, items = items, schema.get("additionalItems")
-        counts = {name: _count(schema[name], f"{path}/{name}") for name in COUNTS if name in schema}
-        _check_multiple(schema, path)
+        names, extra = schema.get("propertyNames"), schema.get("additionalProperties")
+        if patterns := checked(schema, "patternProperties", dict, path):
+            if len(patterns) > 1 or properties or names is not None:
+                raise InvalidSchema(f"{path}/patternProperties", "only one pattern by itself can be guaranteed")
+            # Other names may be allowed, but nobody has asked for them.
+            [(pattern, extra)] = patterns.items()
+            names = {"pattern": pattern}
+        counts = {name: whole_number(schema[name], f"{path}/{name}") for name in COUNTS if name in schema}
+        check_multiple(schema, path)
         return Constraints(
-            types=_types(schema, path),
-            values=_values(schema, path),
+            types=types_of(schema, path),
+            values=values_of(schema, path),
             properties=properties,
             required=tuple(dict.fromkeys(required)),
-            extra=schema.get("additionalProperties"),
+            extra=extra,
+            names=names,
             prefix=tuple(prefix),
             rest=items,
             counts=counts,
-            bounds=tuple(_bounds(schema, path)),
-            pattern=_checked(schema, "pattern", str, path),
-            format=_checked(schema, "format", str, path),
+            bounds=tuple(bounds_of(schema, path)),
+            pattern=checked(schema, "pattern", str, path),
+            format=checked(schema, "format", str, path),
             speaks_of=frozenset(schema),
         )
 
@@ -186,7 +182,7 @@ class Reader:
         """Whether it is plain to see that no value satisfies both."""
         for one, other in ((left, right), (right, left)):
             if one.values is not None:
-                return not any(self.holds(value, other, path) for value in one.values)
+                return not any(self.holds(value, other, path, guess=True) for value in one.values)
         types = _meet(left.types, right.types)
         if types is not None and not types:
             return True
@@ -202,46 +198,47 @@ class Reader:
                     return True
         return False
 
-    def holds(self, value: Any, constraints: Constraints, path: str) -> bool:
-        """Whether a value may satisfy the constraints: patterns and formats are taken to hold."""
-        if constraints.values is not None and _key(value) not in map(_key, constraints.values):
+    def holds(self, value: Any, constraints: Constraints, path: str, *, guess: bool = False) -> bool:
+        """Whether a value satisfies the constraints; to `guess` is to take patterns and formats to hold.
+
+        Raises: InvalidSchema: it would have to be guessed.
+        """
+        if constraints.values is not None and key_of(value) not in map(key_of, constraints.values):
             return False
         if constraints.types is not None and not _has_type(value, constraints.types):
             return False
         counts, bounds = constraints.counts, constraints.bounds
+
+        def fits(item: Any, schema: Schema) -> bool:
+            return schema is None or any(
+                self.holds(item, one, path, guess=guess) for one in self.alternatives(schema, path)
+            )
+
         if isinstance(value, str):
+            if not guess and _restricts_characters(constraints):
+                raise InvalidSchema(path, "'pattern' or 'format' beside fixed values can't be guaranteed")
             return counts.get("minLength", 0) <= len(value) <= counts.get("maxLength", len(value))
         if isinstance(value, list):
             schemas = (*constraints.prefix, *[constraints.rest] * len(value))
-            fits = counts.get("minItems", 0) <= len(value) <= counts.get("maxItems", len(value))
-            return fits and all(self._fits(item, schema, path) for item, schema in zip(value, schemas, strict=False))
+            fitting = counts.get("minItems", 0) <= len(value) <= counts.get("maxItems", len(value))
+            return fitting and all(fits(item, schema) for item, schema in zip(value, schemas, strict=False))
         if isinstance(value, dict):
             named = constraints.properties
             return set(constraints.required) <= value.keys() and all(
-                self._fits(item, named.get(name, constraints.extra), path) for name, item in value.items()
+                fits(name, constraints.names) and fits(item, named.get(name, constraints.extra))
+                for name, item in value.items()
             )
         if isinstance(value, bool) or value is None:
             return True
         return all(_in_bound(value, name, bound) for name, bound in bounds)
-
-    def _fits(self, value: Any, schema: Schema, path: str) -> bool:
-        return schema is None or any(self.holds(value, one, path) for one in self.alternatives(schema, path))
 
     def _schemas_exclude(self, left: Schema, right: Schema, path: str, depth: int) -> bool:
         ours, theirs = self.alternatives(left, path), self.alternatives(right, path)
         return all(self.exclude(one, other, path, depth + 1) for one in ours for other in theirs)
 
 
-def _check_supported(schema: dict[str, Any], path: str) -> None:
-    for keyword, harmless in UNSUPPORTED.items():
-        if keyword in schema and schema[keyword] not in harmless:
-            raise InvalidSchema(f"{path}/{keyword}", f"{keyword!r} can't be guaranteed")
-    if "if" in schema and ("then" in schema or "else" in schema):
-        raise InvalidSchema(f"{path}/if", "'if' can't be guaranteed")
-    required = schema.get("required")
-    least = _count(schema.get("minProperties", 0), f"{path}/minProperties")
-    if least > (len(set(map(str, required))) if isinstance(required, list) else 0):
-        raise InvalidSchema(f"{path}/minProperties", "'minProperties' can't be guaranteed beyond 'required'")
+def _restricts_characters(one: Constraints) -> bool:
+    return one.pattern is not None or (one.format is not None and pattern_of_format(one.format) is not None)
 
 
 def _all_of(left: list[Constraints], right: list[Constraints], path: str) -> list[Constraints]:
@@ -255,8 +252,8 @@ def merge(left: Constraints, right: Constraints, path: str) -> Constraints | Non
     types = _meet(left.types, right.types)
     values = left.values if right.values is None else right.values
     if left.values is not None and right.values is not None:
-        known = set(map(_key, right.values))
-        values = tuple(value for value in left.values if _key(value) in known)
+        known = set(map(key_of, right.values))
+        values = tuple(value for value in left.values if key_of(value) in known)
     if values == () or (types is not None and not types):
         return None
     counts = dict(left.counts)
@@ -274,6 +271,7 @@ def merge(left: Constraints, right: Constraints, path: str) -> Constraints | Non
         properties=_merged_properties(left, right),
         required=tuple(dict.fromkeys((*left.required, *right.required))),
         extra=_both(left.extra, right.extra),
+        names=_both(left.names, right.names),
         prefix=tuple(_merged_prefix(left, right)),
         rest=_both(left.rest, right.rest),
         counts=counts,
@@ -329,83 +327,3 @@ def _meet(left: frozenset[str] | None, right: frozenset[str] | None) -> frozense
         if "integer" in one and "number" in other:
             both |= {"integer"}
     return both - {"integer"} if "number" in both else both
-
-
-def _types(schema: dict[str, Any], path: str) -> frozenset[str] | None:
-    if "type" not in schema:
-        return None
-    names = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-    for name in names:
-        if name not in TYPES:
-            raise InvalidSchema(f"{path}/type", f"unknown type {_shown(name)}")
-    return frozenset(names)
-
-
-def _values(schema: dict[str, Any], path: str) -> tuple[Any, ...] | None:
-    values: tuple[Any, ...] | None = None
-    if "enum" in schema:
-        values = tuple(_checked(schema, "enum", list, path) or ())
-    if "const" in schema:
-        const = schema["const"]
-        values = (const,) if values is None or _key(const) in map(_key, values) else ()
-    return values
-
-
-def _bounds(schema: dict[str, Any], path: str) -> Iterator[tuple[str, int | float]]:
-    for name in BOUNDS:
-        if name not in schema:
-            continue
-        value = schema[name]
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or value != value
-            or abs(value) == float("inf")
-        ):
-            raise InvalidSchema(f"{path}/{name}", f"must be a number, not {_shown(value)}")
-        yield name, value
-
-
-def _check_multiple(schema: dict[str, Any], path: str) -> None:
-    if "multipleOf" in schema and not (schema["multipleOf"] == 1 and schema.get("type") == "integer"):
-        raise InvalidSchema(f"{path}/multipleOf", "'multipleOf' can't be guaranteed")
-
-
-def _count(value: Any, path: str) -> int:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not math.isfinite(value)
-        or value < 0
-        or value != int(value)
-    ):
-        raise InvalidSchema(path, f"must be a whole number, not {_shown(value)}")
-    return int(value)
-
-
-def _checked(schema: dict[str, Any], keyword: str, kind: type[Any], path: str) -> Any:
-    value = schema.get(keyword)
-    if keyword in schema and not isinstance(value, kind):
-        names: dict[Any, str] = {dict: "an object", list: "a list", str: "a text"}
-        raise InvalidSchema(f"{path}/{keyword}", f"must be {names[kind]}, not {_shown(value)}")
-    return value
-
-
-def _schemas(schema: dict[str, Any], keyword: str, path: str) -> list[Schema]:
-    parts: list[Schema] = _checked(schema, keyword, list, path) or []
-    return parts
-
-
-def _key(value: Any) -> str:
-    """Equal for equal JSON values: 1 and 1.0 are, 1 and true are not."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, list):
-        return "[" + ",".join(map(_key, value)) + "]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{json.dumps(key)}:{_key(value[key])}" for key in sorted(value)) + "}"
-    return json.dumps(value)
-
-
-def _shown(value: Any) -> str:
-    return json.dumps(value, default=str)[:80]

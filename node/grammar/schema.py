@@ -8,20 +8,14 @@ be kept this way raises InvalidSchema.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 
 from node.grammar import numbers
-from node.grammar.constraints import (
-    ARRAY_KEYS,
-    NUMBER_KEYS,
-    OBJECT_KEYS,
-    STRING_KEYS,
-    Constraints,
-    Reader,
-    Schema,
-)
+from node.grammar.constraints import Constraints, Reader
 from node.grammar.errors import InvalidSchema
 from node.grammar.gbnf import EMPTY, NEVER, Chars, Grammar, Repeat, Rule, Term, Text, choice, optional, sequence
+from node.grammar.keywords import ARRAY_KEYS, NUMBER_KEYS, OBJECT_KEYS, STRING_KEYS, Schema
 from node.grammar.pattern import pattern_of_format, pattern_string
 from node.grammar.strings import CHARACTER, QUOTE, OtherKeys, literal
 
@@ -97,12 +91,7 @@ class SchemaGrammar:
         return self._free("value", FREE_DEPTH)
 
     def _enumerated(self, one: Constraints, path: str) -> Term:
-        values = [value for value in one.values or () if self._reader.holds(value, one, path)]
-        if any(isinstance(value, str) for value in values) and (
-            one.pattern is not None or (one.format and pattern_of_format(one.format))
-        ):
-            raise InvalidSchema(path, "'pattern' or 'format' beside fixed values can't be guaranteed")
-        return choice(literal(value) for value in values)
+        return choice(literal(value) for value in one.values or () if self._reader.holds(value, one, path))
 
     def _string(self, one: Constraints) -> Term:
         least, most = one.counts.get("minLength", 0), one.counts.get("maxLength")
@@ -160,14 +149,19 @@ class SchemaGrammar:
         return self._bracketed("[", choice(options), "]")
 
     def _object(self, one: Constraints, path: str) -> Term:
+        names = self._names(one, path)
+        if isinstance(names, frozenset):
+            one, names = _listing(one, names), None
+        elif names is not None and (one.properties or one.required):
+            raise InvalidSchema(path, "a rule for all names beside names of properties can't be guaranteed")
         required = frozenset(one.required)
         properties = dict(one.properties)
         for name in one.required:
             properties.setdefault(name, True if one.extra is None else one.extra)
         if len(properties) > MAX_PROPERTIES:
             raise InvalidSchema(path, f"more than {MAX_PROPERTIES} properties")
-        extra = self._extra(one, properties, path)
-        if not properties and extra is not None and one.extra in (None, True):
+        extra = self._extra(one, properties, path) if names is None else self._pair(names, one, path)
+        if not properties and names is None and extra is not None and one.extra in (None, True):
             return self._free("object", FREE_DEPTH)
         # From the last property to the first: what may follow when nothing, or something, stands before.
         if extra is None:
@@ -195,9 +189,27 @@ class SchemaGrammar:
         """A pair whose name is none of the properties; None where there shall be none."""
         if one.extra is False or (one.extra is None and properties):
             return None
-        keys = self._text if not properties else self._grammar.rule("key", OtherKeys(properties).term())
+        return self._pair(
+            self._text if not properties else self._grammar.rule("key", OtherKeys(properties).term()), one, path
+        )
+
+    def _pair(self, key: Term, one: Constraints, path: str) -> Term:
+        """A name and the value of a property that has no schema of its own."""
         schema = True if one.extra is None else one.extra
-        return sequence(keys, self._colon, self._value(schema, f"{path}/additionalProperties"))
+        return sequence(key, self._colon, self._value(schema, f"{path}/additionalProperties"))
+
+    def _names(self, one: Constraints, path: str) -> Term | frozenset[str] | None:
+        """What `propertyNames` leaves: a few names, or what all names are like; None: any name."""
+        if one.names is None:
+            return None
+        options = self._reader.alternatives({"type": "string", "allOf": [one.names]}, f"{path}/propertyNames")
+        if all(option.values is not None for option in options):
+            listed = (value for option in options for value in option.values or ())
+            return frozenset(
+                value for value in listed if any(self._reader.holds(value, option, path) for option in options)
+            )
+        terms = [self._constrained(option, path) for option in options]
+        return None if self._text in terms else choice(terms)
 
     def _bracketed(self, left: str, inside: Term, right: str) -> Term:
         full = sequence(Text(left), self._space, inside, self._space, Text(right))
@@ -223,3 +235,12 @@ class SchemaGrammar:
         more = self._grammar.rule("more", sequence(self._comma, item))
         left, right = "{}" if kind == "object" else "[]"
         return choice([Text(left + right), self._bracketed(left, sequence(item, Repeat(more, 0, None)), right)])
+
+
+def _listing(one: Constraints, names: frozenset[str]) -> Constraints:
+    """The same where only these names may be: each of them becomes a property."""
+    properties = {name: schema if name in names else False for name, schema in one.properties.items()}
+    if one.extra is not False:
+        others = True if one.extra is None else one.extra
+        properties |= {name: others for name in sorted(names) if name not in properties}
+    return replace(one, properties=properties, extra=False)
