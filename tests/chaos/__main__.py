@@ -1,0 +1,33 @@
+"""Let things go wrong in a cluster of three, and see that nobody notices: `python -m tests.chaos --events 20`."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+from tests.chaos.events import DEEDS
+from tests.chaos.scenario import any_seed, run
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--events", type=int, default=20, help="how many (default: 20)")
+    parser.add_argument("--seed", type=int, default=None, help="choose the same events again")
+    parser.add_argument("--only", nargs="+", choices=DEEDS, metavar="DEED", help=f"of these only: {', '.join(DEEDS)}")
+    parser.add_argument("--keep", type=Path, help="keep the nodes' homes and logs in this folder")
+    asked = parser.parse_args()
+    seed = any_seed() if asked.seed is None else asked.seed
+    folder = asked.keep or Path(tempfile.mkdtemp(prefix="ayni-chaos-"))
+    try:
+        report = run(folder, seed=seed, events=asked.events, only=asked.only, say=lambda line: print(line, flush=True))
+    finally:
+        if not asked.keep:
+            shutil.rmtree(folder, ignore_errors=True)
+    print(*report.lines(), sep="\n")
+    return 1 if report.wrong else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

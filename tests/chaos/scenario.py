@@ -1,0 +1,177 @@
+"""One run from its beginning to its end: form a cluster, load it, let things happen, see that all is as before."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.chaos import clock, deeds, disk, wholeness
+from tests.chaos.events import Deed, Event, plan
+from tests.chaos.load import Load, Tally, undisturbed
+from tests.chaos.machines import Machine
+from tests.cluster.real_nodes import ADDRESSES, RealNode, form, free_port, until
+
+# Ray takes 4 s to form on a quiet machine, and after the last event everything may have to be started anew.
+FORM_LIMIT_S = 90.0
+REST_LIMIT_S = 120.0
+EVENT_LIMIT_S = 60.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Report:
+    """What a run came to. It went well if `wrong` is empty."""
+
+    seed: int
+    events: Counter[str] = field(default_factory=Counter)
+    tally: Tally = field(default_factory=Tally)
+    resumed: int = 0
+    loaded_s: float = 0.0
+    whole_after_s: float = 0.0
+    generation: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        tally = self.tally
+        return [
+            f"seed {self.seed}: {sum(self.events.values())} events in {self.loaded_s:.0f} s",
+            *(f"    {count:4d}  {deed}" for deed, count in sorted(self.events.items())),
+            f"requests    {tally.requests} ({', '.join(f'{n} {api}' for api, n in sorted(tally.by_api.items()))})",
+            f"identical   {tally.identical}",
+            f"resumed     {self.resumed} times on another node, or the same one again",
+            f"asked again {tally.asked_again} times, because the asked node itself was gone",
+            f"longest     {tally.longest_s:.1f} s",
+            f"whole again {self.whole_after_s:.1f} s after the last event, generation {self.generation}",
+            *(f"WRONG       {line}" for line in self.wrong),
+        ]
+
+
+def run(
+    folder: Path, *, seed: int, events: int, only: Sequence[Deed] | None = None, say: Say = lambda _: None
+) -> Report:
+    """Carry a whole run out; everything is ended and removed at its end.
+
+    Args:
+        only: the deeds to choose from; None: all that can be done here.
+        say: told of what happens, while it happens.
+    """
+    report = Report(seed)
+    began_s = time.monotonic()
+
+    def tell(line: str) -> None:
+        say(f"{time.monotonic() - began_s:6.1f} s  {line}")
+
+    with _machines(folder) as machines:
+        _form(machines)
+        tell("formed")
+        expected = undisturbed(machines, tell)
+        before = {machine.name: wholeness.Holdings.of(machine) for machine in machines}
+        choice = [deed for deed in deeds.possible(machines) if only is None or deed in only]
+        load = Load(machines, expected, seed=seed)
+        load.start()
+        loaded_s = time.monotonic()
+        _happen(plan(seed, events, choice, machines=len(machines)), machines, report, tell)
+        ended_s = time.monotonic()
+        load.stop()
+        report.tally, report.loaded_s = load.tally, time.monotonic() - loaded_s
+        report.wrong += load.tally.wrong
+        report.wrong += _await_rest(machines, before)
+        report.whole_after_s = time.monotonic() - ended_s
+        tell(f"at rest: {report.wrong or 'whole'}")
+        if not report.wrong:
+            report.generation = machines[0].node.ask("GET", "/api/cluster")["generation"]
+            assert undisturbed(machines, tell) == expected
+        report.wrong += [death for machine in machines for death in machine.deaths]
+        report.wrong += [line for machine in machines for line in _tracebacks(machine)]
+        report.resumed = sum(machine.node.log.count("stream goes on") for machine in machines)
+    report.wrong += wholeness.left_behind(machines, folder)
+    return report
+
+
+@contextlib.contextmanager
+def _machines(folder: Path) -> Iterator[list[Machine]]:
+    port = free_port(ADDRESSES[0])
+    made = []
+    disks = []
+    try:
+        for name, host in zip("abc", ADDRESSES, strict=True):
+            home = folder / name
+            home.mkdir(parents=True, exist_ok=True)
+            small = disk.SmallDisk(home / ".ayni") if disk.can_be_mounted() else None
+            disks += [small] if small else []
+            clock_of = clock.WallClock(folder / f"{name}-clock") if clock.can_be_set() else None
+            node = RealNode(name, home, host, port, {"AYNI_RAY": "auto"})
+            made.append(Machine(node, disk=small, clock=clock_of))
+        for machine in made:
+            machine.start()
+        yield made
+    finally:
+        enders = [threading.Thread(target=machine.end) for machine in made]
+        for ender in enders:
+            ender.start()
+        for ender in enders:
+            ender.join(90)
+        for each in disks:
+            each.remove()
+
+
+def _form(machines: Sequence[Machine]) -> None:
+    form([machine.node for machine in machines])
+    until(lambda: not _ray_troubles(machines), FORM_LIMIT_S, "all members in one Ray cluster")
+
+
+def _ray_troubles(machines: Sequence[Machine]) -> list[str]:
+    states = [machine.node.ask("GET", "/api/cluster")["ray"] for machine in machines]
+    return [state["reason"] or state["state"] for state in states if state["state"] != "up" or state["reason"]]
+
+
+def _happen(events: Sequence[Event], machines: Sequence[Machine], report: Report, tell: Say) -> None:
+    """Begin one event after the other, each after its pause; what lasts goes on beside the next ones."""
+    threads = []
+    busy = {(event.deed, event.machine): threading.Lock() for event in events}
+
+    def work(event: Event) -> None:
+        with busy[event.deed, event.machine]:
+            try:
+                tell(f"{event.number:3d} {deeds.carry_out(event, machines)}")
+            except Exception as error:
+                report.wrong.append(f"event {event} failed: {error!r}")
+
+    for event in events:
+        time.sleep(event.after_s)
+        report.events[event.deed] += 1
+        threads.append(threading.Thread(target=work, args=(event,), daemon=True))
+        threads[-1].start()
+    for thread in threads:
+        thread.join(EVENT_LIMIT_S)
+        if thread.is_alive():
+            report.wrong.append("an event does not end")
+
+
+def _await_rest(machines: Sequence[Machine], before: dict[str, wholeness.Holdings]) -> list[str]:
+    deadline_s = time.monotonic() + REST_LIMIT_S
+    while (found := wholeness.troubles(machines, before)) and time.monotonic() < deadline_s:
+        time.sleep(0.5)
+    return found
+
+
+def _tracebacks(machine: Machine) -> list[str]:
+    lines = machine.node.log.splitlines()
+    return [
+        f"{machine.name} logged a traceback: {' | '.join(lines[max(0, at - 1) : at + 25])}"
+        for at, line in enumerate(lines)
+        if line.startswith("Traceback")
+    ][:3]
+
+
+def any_seed() -> int:
+    """A seed that nobody has thought of."""
+    return random.SystemRandom().randrange(1_000_000)
