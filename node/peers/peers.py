@@ -314,7 +314,10 @@ class Peers:
             if not self.membership.is_up(node):
                 raise PeerUnreachable(node, self._why_down(node))
             opening = self._links[key] = asyncio.create_task(self._open_link(node), name=f"open link to {node}")
-        return await asyncio.shield(opening)
+        await asyncio.wait({opening})  # not cancelled when we are: others wait for it too
+        if opening.cancelled():  # the node was found to be down meanwhile
+            raise PeerUnreachable(node, self._why_down(node))
+        return opening.result()
 
     async def _open_link(self, node: NodeId) -> Link:
         assert self._session is not None

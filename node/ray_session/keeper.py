@@ -182,11 +182,12 @@ class RayKeeper:
         log.info("in the Ray cluster generation=%d role=%s", formation.generation, formation.role_of(self._me))
 
     async def _stop(self, reason: str) -> None:
-        session, self._session = self._session, None
+        session = self._session
         log.info("ending the Ray session: %s", reason)
         if session is not None:
             session.lost.remove_done_callback(self._on_lost)
             await session.stop()
+        self._session = None  # not before: `close` may come in between, and has to stop it whole
         was_lost, was_wanted = self._now.running_lost, self._now.running == self._now.wanted
         self._now = replace(self._now, running=None, running_lost="")
         if was_lost and was_wanted:

@@ -14,6 +14,8 @@ from node import errors
 from node.identity import CertificateRefused
 from node.jobs import Chat, Delta, Done, EmbedJob, Event, Failed, Job, Message
 from node.peers import Call, ModelNotThere, PeerLost, PeerUnreachable, RemoteNode, WentDown, WentUp
+from node.peers.remote import BULKY_BYTES
+from node.peers.session import Session
 from node.supervisor import LoadOptions
 from registry import Model, ModelName, ModelStore
 from tests.api.scripted_node import USAGE, ScriptedNode
@@ -206,6 +208,22 @@ async def test_a_removed_node_is_parted_from_by_everybody_within_two_seconds(
         await until(lambda: second.membership.get(removed.id) is None, 2.0)
         with pytest.raises(CertificateRefused, match="removed"):
             await removed.peers.call(second.id, "ledger", {"keys": []}, dict)
+
+
+async def test_who_waits_for_a_link_to_open_is_told_that_the_node_has_gone(
+    tmp_path: Path, store: ModelStore, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(*_: object) -> None:
+        await asyncio.sleep(60)
+
+    async with lan_nodes(tmp_path, [ScriptedNode(), scripted()], [store, store]) as (here, there):
+        monkeypatch.setattr(Session, "serve", never)
+        bulky = Job(id="j", prompt=Chat(messages=(Message(role="user", content="x" * (2 * BULKY_BYTES)),)))
+        asking = asyncio.create_task(events_of(here.peers.node(there.id), model, bulky))
+        await until(lambda: (there.id, "bulky") in here.peers._links)
+        here.peers.forget(there.id)
+        with pytest.raises(PeerUnreachable):
+            await asking
 
 
 async def test_a_member_found_by_address_alone_is_remembered_by_both(

@@ -18,9 +18,12 @@ class FakeSession:
     def __init__(self, formation: Formation, events: list[str]) -> None:
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.formation, self._events = formation, events
+        self.gate = asyncio.Event()
+        self.gate.set()
 
     async def stop(self) -> None:
         self._events.append(f"stop {self.formation.generation}")
+        await self.gate.wait()
 
 
 class FakeLauncher:
@@ -157,6 +160,20 @@ async def test_closing_ends_the_session(world: World) -> None:
     await world.until(lambda: world.keeper.status.phase == "up")
     await world.keeper.close()
     assert world.launcher.events == ["start 1", "stop 1"]
+
+
+async def test_closing_while_a_session_is_being_ended_ends_it_whole(world: World) -> None:
+    world.keeper.want(FIRST)
+    await world.until(lambda: world.keeper.status.phase == "up")
+    [session] = world.launcher.sessions
+    session.gate.clear()
+    world.keeper.want(None)
+    await world.until(lambda: world.launcher.events == ["start 1", "stop 1"])
+    closing = asyncio.create_task(world.keeper.close())
+    await world.until(lambda: world.launcher.events == ["start 1", "stop 1", "stop 1"])
+    assert not closing.done()
+    session.gate.set()
+    await closing
 
 
 async def test_a_renewed_session_is_another_one(world: World) -> None:
