@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.report import Goal, Row, spread
+from bench.report import Goal, Row, paired_ratio, spread
 from bench.stats import median
 from node.jobs import Delta, Done, Failed, Job, Raw, Sampling
 from node.runner.protocol import (
@@ -253,6 +253,7 @@ def summarise(model_name: str, ours: Rates, theirs: Rates) -> list[Row]:
             peer_name="llama-batched-bench",
             goal=Goal("ratio", ">=", 0.97),
             spread=spread(ours[level], median(ours[level])),
+            paired=paired_ratio(ours[level], theirs[level]),
         )
         for level in ours
     ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import chain, count
 
 from bench.client import Trace, stream_chat, turn
-from bench.report import Goal, Row, spread
+from bench.report import Goal, Row, paired_ratio, spread
 from bench.servers import Server
 from bench.stats import median, percentile
 from bench.vocabulary import Vocabulary
@@ -130,6 +130,7 @@ def summarise(model_name: str, plan: Plan, ours: Samples, theirs: Samples) -> li
 
     def row(measure: str, unit: str, goal: Goal, mine: list[float], other: list[float], scale: float = 1) -> Row:
         middle = median(mine)
+        by_turns = len(mine) == len(other) <= plan.repetitions
         return Row(
             benchmark="http",
             model=model_name,
@@ -139,7 +140,8 @@ def summarise(model_name: str, plan: Plan, ours: Samples, theirs: Samples) -> li
             peer=median(other) * scale,
             peer_name="llama-server",
             goal=goal,
-            spread=spread(mine, middle) if len(mine) <= plan.repetitions else 0.0,
+            spread=spread(mine, middle) if by_turns else 0.0,
+            paired=paired_ratio(mine, other) if by_turns else None,
         )
 
     return [

@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 import psutil
 
+from bench.stats import median
+
 
 @dataclass(frozen=True, slots=True)
 class Goal:
@@ -28,7 +30,9 @@ class Goal:
 class Row:
     """One measured quantity: medians of Ayni and of the peer, in `unit`; `peer` None: there is none.
 
-    `spread`: the smallest and largest of Ayni's single repetitions relative to their median, as a share.
+    `spread`: half the range of Ayni's single repetitions relative to their median. `paired`: the median of the ratios
+    of single turns, where each of ours was measured beside one of the peer's: what slows the machine down for a while
+    slows both, and so leaves it alone.
     """
 
     benchmark: str
@@ -40,10 +44,13 @@ class Row:
     peer_name: str = ""
     goal: Goal | None = None
     spread: float = 0.0
+    paired: float | None = None
 
     @property
     def ratio(self) -> float | None:
-        """Ayni's value over the peer's."""
+        """Ayni's value over the peer's: turn by turn where that was measured, else of the medians."""
+        if self.paired is not None:
+            return self.paired
         return self.ayni / self.peer if self.peer else None
 
     @property
@@ -63,6 +70,11 @@ class Row:
         if self.goal is None or self.figure is None:
             return None
         return self.figure <= self.goal.bound if self.goal.relation == "<=" else self.figure >= self.goal.bound
+
+
+def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """The median of the ratios of turns, each of ours measured beside the peer's of the same place."""
+    return median([mine / other for mine, other in zip(ours, theirs, strict=True)])
 
 
 def spread(samples: Sequence[float], middle: float) -> float:

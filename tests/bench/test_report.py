@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench.report import Goal, Row, spread, table, to_json
+from bench.report import Goal, Row, paired_ratio, spread, table, to_json
 
 
 def row(ayni: float, peer: float | None, goal: Goal | None) -> Row:
@@ -25,6 +25,13 @@ def row(ayni: float, peer: float | None, goal: Goal | None) -> Row:
 )
 def test_a_goal_bounds_value_ratio_or_difference(measured: Row, figure: float | None, met: bool | None) -> None:
     assert (measured.figure, measured.met) == (figure, met)
+
+
+def test_the_ratio_of_turns_survives_a_machine_that_slows_down_for_a_while() -> None:
+    ours, theirs = [98.0, 49.0, 98.0, 30.0], [100.0, 50.0, 100.0, 100.0]
+    assert paired_ratio(ours, theirs) == pytest.approx(0.98)
+    turns = Row("b", "m", "speed", "ms", 73.5, 100.0, "peer", Goal("ratio", ">=", 0.97), paired=0.98)
+    assert (turns.ratio, turns.met) == (0.98, True)
 
 
 def test_spread_is_half_the_range_relative_to_the_middle() -> None:
