@@ -79,25 +79,11 @@ class Unpin:
 
 
 @dataclass(frozen=True, slots=True)
-class Drain:
-    """Take a node out of service: what is used there moves elsewhere first."""
-
-    node: NodeId
-
-
-@dataclass(frozen=True, slots=True)
-class Undrain:
-    """The node takes work again."""
-
-    node: NodeId
-
-
-@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed; about once a second."""
 
 
-PlacementEvent: TypeAlias = Reported | NodeLost | Asked | Withdrawn | LoadFailed | Pin | Unpin | Drain | Undrain | Tick
+PlacementEvent: TypeAlias = Reported | NodeLost | Asked | Withdrawn | LoadFailed | Pin | Unpin | Tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,21 +120,6 @@ class SetPinned:
 
 
 @dataclass(frozen=True, slots=True)
-class SetDraining:
-    """Tell a node that it takes no new work, or does again; it says so in its reports."""
-
-    node: NodeId
-    draining: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Drained:
-    """Nothing is left on a node that is being drained."""
-
-    node: NodeId
-
-
-@dataclass(frozen=True, slots=True)
 class Placed:
     """The answer to an ask: the model is in memory on this node."""
 
@@ -165,4 +136,4 @@ class Refused:
     message: str = ""
 
 
-Order: TypeAlias = Load | Unload | SetPinned | SetDraining | Drained | Placed | Refused
+Order: TypeAlias = Load | Unload | SetPinned | Placed | Refused

@@ -19,8 +19,6 @@ from coordinator.cost import RouteRequest, can_serve, loading_terms
 from coordinator.demand import Demand
 from coordinator.orders import (
     Asked,
-    Drain,
-    Drained,
     Load,
     LoadFailed,
     LoadReason,
@@ -31,10 +29,8 @@ from coordinator.orders import (
     PlacementEvent,
     Refused,
     Reported,
-    SetDraining,
     SetPinned,
     Tick,
-    Undrain,
     Unload,
     Unpin,
     Withdrawn,
@@ -98,8 +94,6 @@ class Placement:
         self._failures: dict[tuple[NodeId, ResidentKey], tuple[float, str]] = {}
         self._pins: dict[ResidentKey, Pin] = {}
         self._unpinned: set[ResidentKey] = set()
-        self._draining: set[NodeId] = set()
-        self._drained: set[NodeId] = set()
         self._repeats: dict[Order, float] = {}
 
     @property
@@ -114,7 +108,7 @@ class Placement:
            the request could begin soonest; unloading what has to go for it comes before.
         2. A report: loads that it shows as done answer everybody who waited for them.
         3. A failed load or a lost node: the asks are placed elsewhere, or refused where nobody can.
-        4. A pin, a drain: carried out at each report and tick until the reports show it done.
+        4. A pin, a node that drains: carried out at each report and tick until the reports show it done.
         5. A tick: deadlines, second copies for models whose queue costs more than a load, copies given back.
         """
         match event:
@@ -140,13 +134,6 @@ class Placement:
                 self._pins.pop((model, embedding), None)
                 self._unpinned.add((model, embedding))
                 return self._keep_pins(now_s)
-            case Drain(node):
-                self._draining.add(node)
-                return self._empty_drained(now_s)
-            case Undrain(node):
-                self._draining.discard(node)
-                self._drained.discard(node)
-                return [SetDraining(node, draining=False)]
             case Tick():
                 return self._tick(now_s)
 
@@ -161,8 +148,6 @@ class Placement:
         if report.state == "lost":
             return self._lost(report.node, now_s)
         self._reports[report.node] = report
-        if report.state == "draining" and report.node not in self._draining:
-            self._draining.add(report.node)  # by its own decision: it shuts down or goes to sleep
         resident = {(model.digest, model.embedding): model for model in report.resident}
         restarted = known is not None and known.started_at != report.started_at
         for key, load in [(key, load) for (node, key), load in self._loads.items() if node == report.node]:
@@ -179,7 +164,6 @@ class Placement:
 
     def _lost(self, node: NodeId, now_s: float) -> list[Order]:
         self._reports.pop(node, None)
-        self._drained.discard(node)
         self._view = self._view.without(node)
         for at in [at for at in self._loads if at[0] == node]:
             del self._loads[at]
@@ -210,7 +194,6 @@ class Placement:
             devices = (first, *devices[1:])
         expected = replace_report(
             report,
-            state="draining" if node in self._draining else report.state,
             resident=tuple(model for model in report.resident if model not in freed),
             loading=loading,
             devices=devices,
@@ -365,7 +348,7 @@ class Placement:
         pin = self._pins.get(key)
         if pin is None:
             return now and key not in self._unpinned
-        if node in self._draining:
+        if (report := self._reports.get(node)) is not None and report.state == "draining":
             return False
         if pin.nodes:
             return node in pin.nodes
@@ -380,18 +363,10 @@ class Placement:
         return [n for n, host in hosts.items() if host.report.state == "up" and can_serve(request, host.resident)]
 
     def _empty_drained(self, now_s: float) -> list[Order]:
+        """Help nodes that drain, by their own word: what is used there is loaded elsewhere, what is idle leaves."""
         orders: list[Order] = []
-        for node in sorted(self._draining):
-            report = self._reports.get(node)
-            if report is None:
-                continue
+        for node, report in sorted(self._reports.items()):
             if report.state != "draining":
-                orders += self._again(SetDraining(node, draining=True), now_s)
-                self._foresee(node)
-            if not report.resident and not report.loading:
-                if node not in self._drained:
-                    self._drained.add(node)
-                    orders.append(Drained(node))
                 continue
             for model in report.resident:
                 key = (model.digest, model.embedding)

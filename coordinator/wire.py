@@ -13,8 +13,6 @@ import msgspec
 
 from coordinator.orders import (
     Asked,
-    Drain,
-    Drained,
     Load,
     LoadFailed,
     NodeLost,
@@ -24,16 +22,14 @@ from coordinator.orders import (
     PlacementEvent,
     Refused,
     Reported,
-    SetDraining,
     SetPinned,
-    Undrain,
     Unload,
     Unpin,
     Withdrawn,
 )
 
-EVENTS = (Reported, NodeLost, Asked, Withdrawn, LoadFailed, Pin, Unpin, Drain, Undrain)
-ORDERS = (Load, Unload, SetPinned, SetDraining, Drained, Placed, Refused)
+EVENTS = (Reported, NodeLost, Asked, Withdrawn, LoadFailed, Pin, Unpin)
+ORDERS = (Load, Unload, SetPinned, Placed, Refused)
 _KINDS = {kind.__name__: kind for kind in (*EVENTS, *ORDERS)}
 
 _encode = msgspec.msgpack.Encoder().encode

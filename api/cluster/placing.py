@@ -18,7 +18,7 @@ from msgspec import Struct
 from api.cluster.pins import Pin
 from coordinator.control import ControlPlane, ControlSettings
 from coordinator.election import Alone, Claim, Election, Follow, Form
-from coordinator.orders import Load, LoadFailed, NodeLost, Order, Reported, SetDraining, SetPinned, Unload
+from coordinator.orders import Load, LoadFailed, NodeLost, Order, Reported, SetPinned, Unload
 from coordinator.wire import decode_order, encode_order
 from node.errors import NodeError
 from node.identity import UnusableFile, read_private, write_private
@@ -234,8 +234,6 @@ class Placing:
                     await self._member.measured.unload(self._model(digest).name)
                 case SetPinned(model=digest):
                     await self._member.pins.answer(None, Pin(name=self._model(digest).name.full, pinned=order.pinned))
-                case SetDraining():
-                    self._member.drain(on=order.draining)
         except (NodeError, RegistryError, OSError) as error:
             log.warning("order not carried out: %s", error)
             if isinstance(order, Load):

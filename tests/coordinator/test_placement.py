@@ -6,8 +6,6 @@ from msgspec.structs import replace
 
 from coordinator.orders import (
     Asked,
-    Drain,
-    Drained,
     Load,
     LoadFailed,
     NodeLost,
@@ -17,10 +15,8 @@ from coordinator.orders import (
     PlacementEvent,
     Refused,
     Reported,
-    SetDraining,
     SetPinned,
     Tick,
-    Undrain,
     Unload,
     Unpin,
     Withdrawn,
@@ -255,33 +251,36 @@ def test_what_somebody_asked_for_is_not_given_back() -> None:
 
 def test_draining_moves_what_is_used_and_then_empties_the_node() -> None:
     owner = Owner(machine("a", loaded(active=1), loaded(OTHER)), machine("b"))
-    assert owner.hears(Drain(A)) == [
-        SetDraining(A, draining=True),
+    draining = {"state": "draining"}
+    assert owner.reports(machine("a", loaded(active=1), loaded(OTHER), **draining)) == [
         Load(B, MODEL, "drained", context_tokens=8192),
         Unload(A, OTHER, "drained"),
     ]
-    draining = {"state": "draining"}
     owner.reports(machine("a", loaded(active=1), **draining))
     owner.reports(machine("b", loaded()))
     assert owner.hears(asked()) == [Placed("1", B)]
     assert owner.reports(machine("a", loaded(), **draining)) == [Unload(A, MODEL, "drained")]
-    assert owner.reports(machine("a", **draining)) == [Drained(A)]
+    assert owner.reports(machine("a", **draining)) == []
     assert owner.ticks(5) == []
-    assert owner.hears(Undrain(A)) == [SetDraining(A, draining=False)]
-    owner.reports(machine("a"))
-    assert owner.hears(asked("2", only=frozenset({A}))) == [Load(A, MODEL, "asked")]
 
 
-def test_a_node_that_drains_by_itself_is_helped() -> None:
-    owner = Owner(machine("a", loaded(active=1)), machine("b"))
-    assert owner.reports(machine("a", loaded(active=1), state="draining")) == [
-        Load(B, MODEL, "drained", context_tokens=8192)
-    ]
+def test_a_node_that_drains_no_longer_is_one_like_the_others() -> None:
+    owner = Owner(machine("a", state="draining"))
+    owner.reports(machine("a", loaded()))
+    assert owner.ticks(60) == []
+    assert owner.hears(asked("2", only=frozenset({A}))) == [Placed("2", A)]
+
+
+def test_a_node_that_was_drained_and_restarted_takes_work() -> None:
+    owner = Owner(machine("a", state="draining"))
+    owner.hears(NodeLost(A))
+    owner.reports(machine("a", started_at=9.0))
+    assert owner.hears(asked("1", only=frozenset({A}))) == [Load(A, MODEL, "asked")]
 
 
 def test_a_pin_leaves_a_node_that_is_drained() -> None:
     owner = Owner(machine("a", loaded(pinned=True)), machine("b"))
     owner.hears(Pin(request()))
-    orders = owner.hears(Drain(A)) + owner.ticks(1)
+    orders = owner.reports(machine("a", loaded(pinned=True), state="draining")) + owner.ticks(1)
     assert Load(B, MODEL, "pinned", keep_alive_s=FOREVER) in orders
     assert Unload(A, MODEL, "drained") in orders

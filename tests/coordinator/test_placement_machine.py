@@ -11,7 +11,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from coordinator.cost import RouteRequest
 from coordinator.orders import (
     Asked,
-    Drain,
     Load,
     LoadFailed,
     NodeLost,
@@ -21,10 +20,8 @@ from coordinator.orders import (
     PlacementEvent,
     Refused,
     Reported,
-    SetDraining,
     SetPinned,
     Tick,
-    Undrain,
     Unload,
     Unpin,
     Withdrawn,
@@ -138,7 +135,7 @@ class PlacementMachine(RuleBasedStateMachine):
             match order:
                 case Placed(ask) | Refused(ask):
                     del self.open[ask]  # a KeyError here is an ask answered twice
-                case Load() | Unload() | SetPinned() | SetDraining():
+                case Load() | Unload() | SetPinned():
                     self.machines[order.node].inbox.append((self.now, order))
                 case _:
                     pass
@@ -181,8 +178,7 @@ class PlacementMachine(RuleBasedStateMachine):
         self.heard[node] = report
         for copy in report.resident:
             self.ordered[node].pop(copy.digest, None)
-        if report.state == "draining":
-            self.drained.add(node)
+        (self.drained.add if report.state == "draining" else self.drained.discard)(node)
         self.tell(Reported(report))
 
     def work(self, node: NodeId, *, fails: bool = False) -> None:
@@ -207,8 +203,6 @@ class PlacementMachine(RuleBasedStateMachine):
                 del machine.copies[model]
             case SetPinned(_, model, pinned) if model in machine.copies:
                 machine.copies[model].pinned = pinned
-            case SetDraining(_, draining):
-                machine.draining = draining
             case _:
                 pass
 
@@ -294,20 +288,9 @@ class PlacementMachine(RuleBasedStateMachine):
         self.pinned.pop(model, None)
         self.tell(Unpin(model))
 
-    @rule(node=st.sampled_from(NODES))
-    def drain(self, node: NodeId) -> None:
-        self.drained.add(node)
-        self.tell(Drain(node))
-
-    @rule(node=st.sampled_from(NODES))
-    def undrain(self, node: NodeId) -> None:
-        self.drained.discard(node)
-        # Its next report would otherwise say that it drains, which counts as its own decision.
-        self.machines[node].draining = False
-        self.machines[node].inbox = [
-            order for order in self.machines[node].inbox if not isinstance(order[1], SetDraining)
-        ]
-        self.tell(Undrain(node))
+    @rule(node=st.sampled_from(NODES), draining=st.booleans())
+    def node_drains_or_takes_work_again(self, node: NodeId, draining: bool) -> None:
+        self.machines[node].draining = draining
 
     # What always holds
 

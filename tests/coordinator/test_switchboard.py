@@ -6,7 +6,6 @@ from msgspec import ValidationError
 from coordinator.cost import RouteRequest
 from coordinator.orders import (
     Asked,
-    Drain,
     Load,
     LoadFailed,
     NodeLost,
@@ -16,7 +15,6 @@ from coordinator.orders import (
     PlacementEvent,
     Refused,
     Reported,
-    SetDraining,
     Withdrawn,
 )
 from coordinator.placement import Placement
@@ -50,7 +48,7 @@ def take(
 
 @pytest.mark.parametrize("event", [
     Reported(machine("a", loaded())), NodeLost(A), Withdrawn("x"), LoadFailed(A, MODEL, "no memory"),
-    Pin(RouteRequest(MODEL, only=frozenset({A})), frozenset({A, B})), Drain(A),
+    Pin(RouteRequest(MODEL, only=frozenset({A})), frozenset({A, B})),
 ])  # fmt: skip
 def test_events_travel(event: PlacementEvent) -> None:
     assert decode_event(encode_event(event, 5.0), 9.0) == event
@@ -58,7 +56,7 @@ def test_events_travel(event: PlacementEvent) -> None:
 
 @pytest.mark.parametrize("order", [
     Load(A, MODEL, "asked", context_tokens=4096, keep_alive_s=float("inf")), Placed("x", A),
-    Refused("x", Refusal("no_room", 5, 3), "full"), SetDraining(A, draining=True),
+    Refused("x", Refusal("no_room", 5, 3), "full"),
 ])  # fmt: skip
 def test_orders_travel(order: Order) -> None:
     assert decode_order(encode_order(order)) == order
