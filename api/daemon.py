@@ -12,7 +12,7 @@ from api.errors import NotGranted, UnknownModel
 from node.jobs import Embedded, EmbedJob, Event, Job, Rendered
 from node.settings import Settings
 from node.supervisor import LoadedModel, LoadOptions
-from registry import Model, ModelName, ModelNotFound, ModelStore
+from registry import Digest, Model, ModelName, ModelNotFound, ModelStore
 
 if TYPE_CHECKING:
     from api.cluster.host import ClusterHost
@@ -51,6 +51,14 @@ class Node(Protocol):
 
     def loaded(self) -> list[LoadedModel]:
         """The models in memory now."""
+        ...
+
+
+class OwnNode(Node, Protocol):
+    """This machine's part of a cluster."""
+
+    def let_go(self, digest: Digest) -> None:
+        """End every request that the model works on, with Closing: whoever asked may go on elsewhere."""
         ...
 
 

@@ -73,6 +73,11 @@ class LanListener:
         )
         return cls(server, state)
 
+    async def finish(self) -> None:
+        """Wait for the requests that are running now; others are taken meanwhile."""
+        if self._state.tasks:
+            await asyncio.wait(set(self._state.tasks))
+
     async def close(self, limit_s: float) -> None:
         """Take no new connections, let running requests end until the limit, then close them."""
         self._server.close()

@@ -22,6 +22,7 @@ from api.errors import ApiError, NotGranted, OverLimit, Unauthenticated, fault_o
 from api.stream import fault_response
 from coordinator.asker import ASKER
 from coordinator.limits import Limited, Limits, LimitTable
+from node.errors import Closing
 from node.identity import ScopeRefused, TokenRefused
 from node.peers import PEER, PREFIX, Endpoints
 
@@ -137,6 +138,11 @@ class LanGate:
         self._api, self._endpoints = api, endpoints
         self._ca_pem, self._verifier = ca_pem, verifier
         self._is_revoked, self._admit = is_revoked, admit
+        self._retired = False
+
+    def retire(self) -> None:
+        """Refuse every new request but those of other nodes' daemons: this one is about to end."""
+        self._retired = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse, or pass on."""
@@ -156,6 +162,8 @@ class LanGate:
                 await _refuse(Unauthenticated("a node certificate is needed"), scope, receive, send)
             else:
                 await self._endpoints(scope, receive, send)
+        elif self._retired:
+            await _refuse(Closing(), scope, receive, send)
         elif peer is not None:
             await self._api(scope, receive, send)
         else:
@@ -202,7 +210,7 @@ def _asking(grant: Grant) -> Iterator[None]:
         ASKER.reset(before)
 
 
-async def _refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+async def _refuse(error: ApiError | Closing, scope: Scope, receive: Receive, send: Send) -> None:
     fault = fault_of(error)
     log.info("refused client=%s status=%d error=%s", (scope.get("client") or ("?",))[0], fault.status, error)
     await fault_response(fault, scope["path"])(scope, receive, send)

@@ -27,14 +27,12 @@ from node.settings import Settings
 if TYPE_CHECKING:
     import uvicorn
 
+    from api.cluster.host import ClusterHost
     from node.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
-# Running streams may go on this long after the daemon was told to stop; then their runners end, and each stream
-# says so in its last line.
-DRAIN_S = 5.0
-# The streams get this long to send that line, and the runners to end.
+# When the time for running streams is up, each says so in its last line. That and the end of the runners get so long.
 CLOSE_S = 10.0
 BACKLOG = 1024
 PROBE_S = 1.0
@@ -137,7 +135,7 @@ async def _serve(settings: Settings, listener: socket.socket, version: str, star
     node = Supervisor(settings, devices)
     host, port = listener.getsockname()[:2]
     daemon = Daemon(store=store, node=node, settings=settings, version=version, bound_host=settings.host)
-    cluster = daemon.cluster = ClusterHost(daemon, devices)
+    cluster = daemon.cluster = ClusterHost(daemon, node, devices)
     app = create_app(daemon)
 
     class Server(uvicorn.Server):
@@ -158,14 +156,12 @@ async def _serve(settings: Settings, listener: socket.socket, version: str, star
             server_header=False,
             # Longer than the pools of common clients, so that they drop idle connections first.
             timeout_keep_alive=75,
-            timeout_graceful_shutdown=int(DRAIN_S + CLOSE_S),
             backlog=BACKLOG,
         )
     )
-    stopping = asyncio.Event()
+    stopping = _Stopping(server, cluster, node)
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, _stop, server, stopping)
-    draining = asyncio.create_task(_end_streams(node, stopping), name="drain")
+        asyncio.get_running_loop().add_signal_handler(number, stopping.signalled)
     record = _publish(settings.state_dir, host, port, version)
     cluster.start()
     # What has been imported by now stays: keep it out of every later collection, which would stall the streams.
@@ -181,7 +177,8 @@ async def _serve(settings: Settings, listener: socket.socket, version: str, star
     try:
         await server.serve(sockets=[listener])
     finally:
-        draining.cancel()
+        await cluster.retired()
+        stopping.close()
         if record is not None:
             remove_daemon_record(settings.state_dir, record)
         try:
@@ -194,18 +191,35 @@ async def _serve(settings: Settings, listener: socket.socket, version: str, star
         log.info("stopped")
 
 
-def _stop(server: uvicorn.Server, stopping: asyncio.Event) -> None:
-    """The first signal lets running streams drain, the second does not."""
-    log.info("stopping%s", " at once" if server.should_exit else "; running streams may go on for a moment")
-    server.force_exit = server.should_exit
-    server.should_exit = True
-    stopping.set()
+class _Stopping:
+    """The first signal lets running streams go on for a while, in a cluster on other machines; the second does not."""
 
+    def __init__(self, server: uvicorn.Server, cluster: ClusterHost, node: Supervisor) -> None:
+        self._server, self._cluster, self._node = server, cluster, node
+        self._ending: asyncio.Task[None] | None = None
 
-async def _end_streams(node: Supervisor, stopping: asyncio.Event) -> None:
-    await stopping.wait()
-    await asyncio.sleep(DRAIN_S)
-    await node.close()
+    def signalled(self) -> None:
+        """A signal came."""
+        if self._ending is None:
+            limit_s = self._cluster.retire()
+            log.info("stopping; running streams may go on for %.0f s", limit_s)
+            self._server.config.timeout_graceful_shutdown = int(limit_s + CLOSE_S)
+            self._ending = asyncio.create_task(self._end_streams(limit_s), name="end streams")
+        else:
+            log.info("stopping at once")
+            self._server.force_exit = True
+            self._cluster.give_up()
+        self._server.should_exit = True
+
+    def close(self) -> None:
+        """All has ended before its time."""
+        if self._ending is not None:
+            self._ending.cancel()
+
+    async def _end_streams(self, limit_s: float) -> None:
+        await asyncio.sleep(limit_s)
+        self._cluster.give_up()
+        await self._node.close()
 
 
 def _publish(state_dir: Path, host: str, port: int, version: str) -> DaemonRecord | None:

@@ -28,7 +28,7 @@ from node.runner.protocol import Loaded
 from node.settings import Settings
 from node.supervisor import LoadedModel, LoadOptions
 from node.supervisor.channel import JobChannel
-from registry import Model, ModelName, ModelStore
+from registry import Digest, Model, ModelName, ModelStore
 
 MODEL = "demo"
 SETTLE_S = 2.0
@@ -104,6 +104,9 @@ class PacedNode:
 
     async def unload(self, name: ModelName) -> bool:
         return False
+
+    def let_go(self, digest: Digest) -> None:
+        pass
 
     def loaded(self) -> list[LoadedModel]:
         if self._model is None:

@@ -22,7 +22,7 @@ from node.daemon_file import DaemonRecord, is_running, read_daemon_record
 from node.settings import Settings
 
 START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 45.0
 POLL_S = 0.05
 # An old log is kept once under another name, so that a node that fails for weeks does not fill the disk.
 MAX_LOG_BYTES = 10 * 1024 * 1024

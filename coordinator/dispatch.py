@@ -129,6 +129,7 @@ class Dispatcher:
         self._cluster, self._footprints = cluster, footprints
         self._limits = limits
         self._wait_limit_s = wait_limit_s
+        self._given_up = False
 
     async def run(
         self, model: Model, job: Job, options: LoadOptions, keep_alive_s: float | None = None
@@ -208,6 +209,10 @@ class Dispatcher:
         """The models in this machine's memory; those of the others are in the view."""
         return self._local.loaded()
 
+    def give_up(self) -> None:
+        """From now on the first failure is the answer: this daemon has no time left to go on elsewhere."""
+        self._given_up = True
+
     async def _once(self, model: Model, request: RouteRequest, ask: Callable[[Serves], Awaitable[Result]]) -> Result:
         """Ask one node after the other until one answers."""
         trail = _Trail()
@@ -252,7 +257,7 @@ class Dispatcher:
             if route.reason in ("unknown_model", "unknown_size") and view.me not in excluded:
                 return view.me  # it was found on this machine's disk, whatever the reports say by now
             waited_s = time.monotonic() - trail.lost_at_s
-            if trail.last_loss is None or waited_s > self._wait_limit_s:
+            if trail.last_loss is None or waited_s > self._wait_limit_s or self._given_up:
                 raise trail.error() or _refused(route, model)
             await self._cluster.changed(SECOND_CHANCE_S)
             if time.monotonic() - trail.lost_at_s > SECOND_CHANCE_S:
@@ -263,6 +268,8 @@ class Dispatcher:
         log.info("request failed node=%s error=%s", node, type(error).__name__)
         if not trail.take(node, error, time.monotonic()):
             raise error
+        if self._given_up:
+            raise trail.error() or error
 
     def _serves(self, node: NodeId) -> Serves:
         return self._local if node == self._cluster.now.me else self._remote(node)

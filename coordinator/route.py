@@ -245,7 +245,9 @@ def _loads(view: View, request: RouteRequest, footprint: Footprint, limit_s: flo
             least_s += size * fetch_s_per_byte
         if least_s < best_s and node not in already and _is_wanted(node, request):
             take(node)
-    return found or sorted(in_part, key=lambda candidate: -candidate.terms.total_s)
+    if found or limit_s < float("inf"):
+        return found  # where it is in memory already, it is so as a whole or because it fits nowhere
+    return sorted(in_part, key=lambda candidate: -candidate.terms.total_s)
 
 
 def _load(view: View, report: NodeReport, request: RouteRequest) -> Candidate | Unfit:

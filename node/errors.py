@@ -11,7 +11,7 @@ NodeError
 ├── SlowReader        whoever asked did not take its output in time; the job was cancelled
 ├── Unserved          no machine of the cluster takes the request now
 ├── JobFailed         the runner refused or gave up one job
-└── Closing           the node is going down
+└── Closing           the node is going down, or hands its work to others
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class JobFailed(NodeError):
 
 
 class Closing(NodeError):
-    """The node is shutting down and takes no more work."""
+    """The node is shutting down, or being drained, and takes no more work."""
 
     def __str__(self) -> str:
         return "the node is shutting down"

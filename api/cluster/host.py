@@ -14,7 +14,7 @@ from api.errors import Conflict
 
 if TYPE_CHECKING:
     from api.cluster.member import ClusterNode
-    from api.daemon import Daemon
+    from api.daemon import Daemon, OwnNode
     from node.devices import MachineSource
     from node.identity import Identity, IdentityStore
     from node.peers import MemberRecord
@@ -24,18 +24,24 @@ log = logging.getLogger(__name__)
 
 # The port may still be held by the daemon that ran before.
 RETRY_S = 3.0
+# When the daemon is told to end, running streams may go on for so long: alone, and where other machines take them
+# over. Whoever ends daemons (systemd, Docker, `ayni shutdown`) has to wait for longer than that.
+ALONE_LIMIT_S = 5.0
+RETIRE_LIMIT_S = 25.0
 
 
 class ClusterHost:
     """Puts a daemon into its cluster, and takes it out again. One change at a time."""
 
-    def __init__(self, daemon: Daemon, devices: MachineSource) -> None:
+    def __init__(self, daemon: Daemon, own: OwnNode, devices: MachineSource) -> None:
+        """`own`: this machine's part, which `daemon.node` is as long as it is alone."""
         self.member: ClusterNode | None = None
         self.trouble = ""
-        self._daemon, self._devices, self._local = daemon, devices, daemon.node
+        self._daemon, self._devices, self._local = daemon, devices, own
         self._folder = daemon.settings.state_dir / "cluster"
         self._changing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._retiring: asyncio.Task[None] | None = None
 
     @property
     def belongs(self) -> bool:
@@ -92,6 +98,25 @@ class ClusterHost:
             for name in ("members.json", "pins"):
                 (self._folder / name).unlink(missing_ok=True)
             log.info("left the cluster")
+
+    def retire(self) -> float:
+        """The daemon is about to end: give its work away. Returns: for how long its clients' streams may go on."""
+        if self.member is None:
+            return ALONE_LIMIT_S
+        self._retiring = asyncio.create_task(self.member.retire(RETIRE_LIMIT_S), name="retire")
+        return RETIRE_LIMIT_S
+
+    async def retired(self) -> None:
+        """Wait until the clients of the LAN port have had their answers too, or the time for that is up."""
+        if self._retiring is not None:
+            await asyncio.wait({self._retiring})
+
+    def give_up(self) -> None:
+        """The time is up: what still runs ends with an error."""
+        if self._retiring is not None:
+            self._retiring.cancel()
+        if self.member is not None:
+            self.member.give_up()
 
     async def close(self) -> None:
         """The daemon ends; the membership stays."""

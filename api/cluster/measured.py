@@ -14,7 +14,7 @@ from node.supervisor import LoadedModel, LoadOptions
 from registry import BlobNotFound
 
 if TYPE_CHECKING:
-    from api.daemon import Node
+    from api.daemon import OwnNode
     from node.identity import NodeId
     from registry import Digest, Model, ModelName
 
@@ -35,29 +35,52 @@ class Speed:
     used_at_s: float = 0.0
 
 
+@dataclass(slots=True)
+class Work:
+    """Requests for one model that this machine is at, those included that wait for it to be loaded.
+
+    `options`: of the one that asks for the largest context.
+    """
+
+    model: Model
+    embedding: bool
+    options: LoadOptions
+    requests: int = 0
+
+    @property
+    def key(self) -> tuple[Digest, bool]:
+        """What makes it one piece of work."""
+        return self.model.digest, self.embedding
+
+
 class MeasuredNode:
     """The supervisor, with an eye on it. `on_change` is told when what is in memory may have changed.
 
     A model whose weights are not here raises ModelNotThere: another node may have them.
     """
 
-    def __init__(self, me: NodeId, node: Node, on_change: Callable[[], None]) -> None:
+    def __init__(self, me: NodeId, node: OwnNode, on_change: Callable[[], None]) -> None:
         self._me, self._node, self._on_change = me, node, on_change
         self.speeds: dict[Digest, Speed] = {}
         self.prefill_bytes_s = 0.0
         self.decode_bytes_s = 0.0
         self._loading: dict[Digest, list[int]] = {}
+        self._working: dict[tuple[Digest, bool], Work] = {}
 
     def loading(self) -> dict[Digest, int]:
         """Models that requests wait for, and their bytes."""
         return {digest: sizes[0] for digest, sizes in self._loading.items() if sizes}
+
+    def working(self) -> list[Work]:
+        """What this machine answers now, whoever asked."""
+        return list(self._working.values())
 
     async def run(
         self, model: Model, job: Job, options: LoadOptions, keep_alive_s: float | None = None
     ) -> AsyncGenerator[Event, None]:
         """As the supervisor's."""
         started_s = time.monotonic()
-        with self._noting_load(model) as loaded:
+        with self._at_work(model, options), self._noting_load(model) as loaded:
             async with aclosing(self._node.run(model, job, options, keep_alive_s)) as events:
                 async for event in events:
                     loaded()
@@ -69,7 +92,7 @@ class MeasuredNode:
         self, model: Model, job: EmbedJob, options: LoadOptions, keep_alive_s: float | None = None
     ) -> Embedded:
         """As the supervisor's."""
-        with self._noting_load(model):
+        with self._at_work(model, options, embedding=True), self._noting_load(model):
             return await self._node.embed(model, job, options, keep_alive_s)
 
     async def render(self, model: Model, job: Job, options: LoadOptions, keep_alive_s: float | None = None) -> Rendered:
@@ -93,6 +116,24 @@ class MeasuredNode:
     def loaded(self) -> list[LoadedModel]:
         """As the supervisor's."""
         return self._node.loaded()
+
+    def let_go(self, digest: Digest) -> None:
+        """As the supervisor's."""
+        self._node.let_go(digest)
+
+    @contextmanager
+    def _at_work(self, model: Model, options: LoadOptions, *, embedding: bool = False) -> Iterator[None]:
+        key = (model.digest, embedding)
+        work = self._working.setdefault(key, Work(model, embedding, options))
+        work.requests += 1
+        if (options.num_ctx or 0) > (work.options.num_ctx or 0):
+            work.options = options
+        try:
+            yield
+        finally:
+            work.requests -= 1
+            if not work.requests:
+                del self._working[key]
 
     @contextmanager
     def _noting_load(self, model: Model) -> Iterator[Callable[[], None]]:

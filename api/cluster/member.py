@@ -7,17 +7,19 @@ Puts the parts together and keeps them going: who is who (node.identity), who is
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import ssl
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from msgspec import Struct
 
 from api.app import create_lan_app
 from api.cluster.catalogue import Catalogue
 from api.cluster.finding import Finder
+from api.cluster.handover import Handover
 from api.cluster.lan_sockets import lan_hosts, with_port
 from api.cluster.measured import MeasuredNode
 from api.cluster.pins import Pins
@@ -55,7 +57,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from api.cluster.placing import Placing
-    from api.daemon import Daemon, Node
+    from api.daemon import Daemon, OwnNode
     from node.devices import MachineSource
     from node.identity import Identity, NodeId
     from node.report import NodeReport
@@ -66,7 +68,8 @@ TICK_S = 0.25
 # A report is put together at most this often, however many ask for it.
 REPORT_AGE_S = 0.1
 RENEWAL_CHECK_S = 60.0
-DRAIN_S = 5.0
+
+Reason: TypeAlias = Literal["asked", "sleep", "end"]
 
 
 class Drain(Struct, frozen=True, kw_only=True):
@@ -85,7 +88,7 @@ class ClusterNode:
     def __init__(
         self,
         daemon: Daemon,
-        local: Node,
+        local: OwnNode,
         identity: Identity,
         folder: Path,
         *,
@@ -130,6 +133,7 @@ class ClusterNode:
         self.catalogue = Catalogue(
             daemon.store, daemon.shelf, self.view, self.peers, self._box, self.reporter.scan_soon
         )
+        self.handover = Handover(self.measured, self.dispatcher)
         self.pins = Pins(folder, self.reporter, self.measured, daemon.store)
         self._registrar = Registrar(identity, self.peers, self.software)
         self.endpoints = Endpoints(
@@ -147,6 +151,10 @@ class ClusterNode:
         self.hosts = lan_hosts(settings)
         self.placing = _placing(self, folder) if ray_version else None
         self._listeners: list[LanListener] = []
+        self._gate: LanGate | None = None
+        # Why this node takes no new work; nothing: it does.
+        self._drained_for: set[Reason] = set()
+        self._handing_over: asyncio.Task[None] | None = None
         self._context: ssl.SSLContext | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._latest: tuple[float, NodeReport] | None = None
@@ -163,7 +171,7 @@ class ClusterNode:
         self.reporter.address = self.addresses[0]
         if self.placing is not None:
             self.endpoints.calls |= self.placing.calls()
-        gate = LanGate(
+        gate = self._gate = LanGate(
             create_lan_app(self._daemon),
             self.endpoints,
             ca_pem=self.identity.anchor.ca_pem,
@@ -192,11 +200,34 @@ class ClusterNode:
             ",".join(self.addresses),
         )
 
-    async def close(self, *, drain_s: float = DRAIN_S) -> None:
+    async def retire(self, limit_s: float) -> None:
+        """Before `close`: take nothing new, give away what runs here, and let the clients of the LAN port finish.
+
+        This machine still is a member meanwhile: the others hear it, and it passes their answers on to its clients.
+        """
+        if self._gate is not None:
+            self._gate.retire()
+        self._drain("end", on=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                if self._handing_over is not None:
+                    await asyncio.wait({self._handing_over})
+                self.endpoints.close()
+                await asyncio.gather(*(listener.finish() for listener in self._listeners))
+
+    def give_up(self) -> None:
+        """The time is up: whatever still runs ends with an error."""
+        self.dispatcher.give_up()
+        self.endpoints.close()
+        self.peers.lose_links("this node is shutting down")
+
+    async def close(self, *, drain_s: float = 1.0) -> None:
         """Let go of everything; requests of clients on the LAN port may end within `drain_s`."""
-        self.drain(on=True)
+        self._drain("end", on=True)
         self.endpoints.close()
         await asyncio.gather(*(listener.close(drain_s) for listener in self._listeners))
+        if self._handing_over is not None:
+            self._tasks.add(self._handing_over)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -209,9 +240,25 @@ class ClusterNode:
     # What people and other nodes ask for
 
     def drain(self, *, on: bool) -> None:
-        """Take no new work from now on, or take it again."""
-        self.reporter.draining = on
+        """Take no new work from now on and give away what runs here; or take work again."""
+        self._drain("asked", on=on)
+
+    def _drain(self, reason: Reason, *, on: bool) -> None:
+        (self._drained_for.add if on else self._drained_for.discard)(reason)
+        self.reporter.draining = bool(self._drained_for)
         self.changed()
+        self.report()  # from now on nothing that is asked here is sent here either
+        handing_over = self._handing_over is not None and not self._handing_over.done()
+        if self._drained_for and not handing_over:
+            self._handing_over = asyncio.create_task(self._hand_over(), name="hand over")
+        elif not self._drained_for and self._handing_over is not None:
+            self._handing_over.cancel()
+
+    async def _hand_over(self) -> None:
+        try:
+            await self.handover.give_away()
+        except Exception:  # what runs here still ends by itself
+            log.exception("handing over failed")
 
     async def drain_node(self, node: NodeId, *, on: bool) -> None:
         """Have a node take no new work. Raises PeerError."""

@@ -180,6 +180,11 @@ class Peers:
         for table in (self._due, self._contexts, self._working):
             table.pop(node, None)
 
+    def lose_links(self, reason: str) -> None:
+        """Give up every link: whatever other nodes do for this one is lost."""
+        for node in {node for node, _ in self._links}:
+            self._lose_links(node, reason)
+
     def renew_contexts(self) -> None:
         """Our certificate was renewed: new connections are to show the new one."""
         self._contexts.clear()

@@ -112,7 +112,7 @@ class Supervisor:
         Raises: QueueFull, DoesNotFit, LoadFailure, Closing: it could not begin. JobFailed, RunnerLost, SlowReader:
             it ended early. RegistryError: the model's files are damaged.
         """
-        async with self._use(model, options, keep_alive_s) as runner, aclosing(runner.run(job)) as events:
+        async with self._use(model, options, keep_alive_s) as runner, aclosing(runner.run(job, model.digest)) as events:
             async for event in events:
                 yield event
 
@@ -121,7 +121,7 @@ class Supervisor:
     ) -> Embedded:
         """Embed texts with the model, loading it for that if need be. Raises as `run`."""
         async with self._use(model, options, keep_alive_s, embedding=True) as runner:
-            return await runner.embed(job)
+            return await runner.embed(job, model.digest)
 
     async def render(self, model: Model, job: Job, options: LoadOptions, keep_alive_s: float | None = None) -> Rendered:
         """Only render the job's prompt. Raises as `run`."""
@@ -149,6 +149,15 @@ class Supervisor:
             resident.keep_alive_s = 0.0
             self._settle(resident)
         return bool(found)
+
+    def let_go(self, digest: Digest) -> None:
+        """End every request that a model works on, with Closing: whoever asked may go on elsewhere.
+
+        The model stays; requests that come later are served, and so are those of models that share its weights.
+        """
+        for slot in self._slots.values():
+            if slot.resident:
+                slot.resident.runner.let_go(digest)
 
     def loaded(self) -> list[LoadedModel]:
         """The models in memory, most recently used first."""

@@ -27,7 +27,7 @@ def free_port(host: str = "127.0.0.1") -> int:
         return int(probe.getsockname()[1])
 
 
-def until(condition: Callable[[], Any], limit_s: float = 10.0, what: str = "it") -> Any:
+def until(condition: Callable[[], Any], limit_s: float = 30.0, what: str = "it") -> Any:
     """Wait for something that happens by itself; its first true value."""
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
@@ -190,7 +190,7 @@ def form(nodes: Sequence[RealNode]) -> None:
     await_all_up(nodes)
 
 
-def await_all_up(nodes: Sequence[RealNode], limit_s: float = 10.0) -> None:
+def await_all_up(nodes: Sequence[RealNode], limit_s: float = 30.0) -> None:
     names = {node.name for node in nodes}
     until(
         lambda: all(set(node.states()) == names and set(node.states().values()) == {"up"} for node in nodes),

@@ -21,7 +21,7 @@ folder = pathlib.Path(sys.argv[1])
 settings = Settings(models_dir=folder / "models", state_dir=folder)
 daemon = Daemon(store=ModelStore(settings.models_dir, cache_dir=settings.cache_dir), node=Supervisor(settings),
                 settings=settings, version="0")
-daemon.cluster = ClusterHost(daemon, DeviceSource())
+daemon.cluster = ClusterHost(daemon, daemon.node, DeviceSource())
 
 async def main():
     daemon.cluster.start()

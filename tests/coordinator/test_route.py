@@ -162,6 +162,11 @@ def test_partial_offload_is_better_than_nothing_and_worse_than_a_whole_gpu() -> 
     assert chosen(choose_route(view_of(small), request(4000))) == "a"
 
 
+def test_a_copy_in_memory_is_not_left_for_a_new_one_partly_in_ram() -> None:
+    slow, part = machine("a", loaded(prefill_tokens_s=40.0)), machine("b", gpu_gib=1.2, prefill_bytes_s=1e13)
+    assert chosen(choose_route(view_of(slow, part), request(500))) == "a"
+
+
 def test_models_used_lately_on_a_node_make_another_one_prefer_an_idle_node() -> None:
     crowded = machine("a", loaded(OTHER, idle_s=1.0), prefill_bytes_s=1.5e12)
     assert chosen(choose_route(view_of(crowded, machine("b")), request(5000))) == "b"

@@ -14,7 +14,7 @@ from coordinator.cluster_view import ClusterView
 from coordinator.dispatch import Dispatcher
 from coordinator.footprints import Footprints
 from coordinator.view import ModelDigest, ResidentModel
-from node.errors import Closing, NodeError, QueueFull, RunnerLost
+from node.errors import Closing, NodeError, QueueFull, RunnerLost, Unserved
 from node.identity import NodeId
 from node.jobs import Chat, Delta, Done, Job, Message
 from node.peers import ModelNotThere, PeerLost, PeerUnreachable
@@ -99,3 +99,13 @@ def test_an_answer_is_whole_or_an_error_wherever_it_breaks(breaks: list[tuple[in
     else:
         # Only where nobody could go on: no node was sound.
         assert None not in breaks, error
+
+
+async def test_once_given_up_the_first_failure_is_the_answer() -> None:
+    nodes = {name: CountingNode(pause_s=0, stop_after=3, failure=PeerLost(name, "cut")) for name in NODES}
+    dispatcher = cluster_of(nodes)
+    dispatcher.give_up()
+    tokens, _, error, _ = await answer(dispatcher)
+    assert tokens == [0, 1, 2]
+    assert isinstance(error, Unserved)
+    assert sum(len(node.asked) for node in nodes.values()) == 1

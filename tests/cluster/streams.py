@@ -1,0 +1,68 @@
+"""Answers of some seconds whose every character is known, read in the background while something happens to nodes."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import threading
+import time
+from typing import Any
+
+import httpx
+
+from tests.cluster.real_nodes import RealNode, until
+
+# The grammar leaves the model no choice: about 800 tokens, and any that is lost or comes twice shows.
+COUNTED = " ".join(map(str, range(1, 220)))
+LONG = {
+    "model": "demo",
+    "messages": [{"role": "user", "content": "Count."}],
+    "think": False,
+    "format": {"const": COUNTED},
+    "options": {"temperature": 0, "num_predict": 2000, "num_ctx": 4096},
+}
+
+
+class Stream(threading.Thread):
+    """A client of one node that asks for the long answer and reads it to its end."""
+
+    def __init__(self, node: RealNode, *, token: str = "", **changes: Any) -> None:
+        """`token`: ask on the LAN port, with this. `changes`: to the request."""
+        super().__init__(daemon=True)
+        self.text, self.error = "", ""
+        self.last: dict[str, Any] = {}
+        self.status = 0
+        self._body = LONG | changes
+        self._url = node.lan_url if token else node.url
+        self._headers = {"authorization": f"Bearer {token}"} if token else {}
+        self._verify = ssl.create_default_context(cafile=node.ca) if token else True
+        self.start()
+
+    def run(self) -> None:
+        try:
+            with httpx.stream(
+                "POST", f"{self._url}/api/chat", json=self._body, headers=self._headers, verify=self._verify, timeout=90
+            ) as response:
+                self.status = response.status_code
+                for line in response.iter_lines():
+                    self.last = json.loads(line)
+                    self.error = self.last.get("error", "")
+                    self.text += self.last.get("message", {}).get("content", "")
+        except httpx.HTTPError as error:
+            self.error = f"{type(error).__name__}: {error}"
+
+    def await_text(self, characters: int = 40) -> Stream:
+        """Wait until it is well under way."""
+        until(lambda: len(self.text) >= characters or not self.is_alive(), 30.0, "the beginning of the answer")
+        assert self.is_alive(), (self.error, self.status)
+        return self
+
+    def whole(self) -> dict[str, Any]:
+        """Its last line, once it is there; the answer must be whole."""
+        began_s = time.monotonic()
+        self.join(90)
+        assert not self.is_alive(), time.monotonic() - began_s
+        assert (self.status, self.error) == (200, "")
+        assert self.text == json.dumps(COUNTED)
+        assert self.last["done"] is True
+        return self.last
