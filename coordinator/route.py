@@ -151,7 +151,8 @@ def consider(view: View, request: RouteRequest) -> tuple[list[Candidate], list[U
     could.sort(key=lambda candidate: (candidate.partial, candidate.terms.total_s, by_speed[candidate.node]))
     if residents := [candidate for candidate in could if candidate.kind == "resident"]:
         first = _first(residents, view.me)
-        if first.terms.total_s - could[0].terms.total_s <= TIE_S and could[0].kind == "resident":
+        # As `choose_route` writes it: two floats can differ by a little more than what one was made of.
+        if first.terms.total_s <= could[0].terms.total_s + TIE_S and could[0].kind == "resident":
             could.remove(first)
             could.insert(0, first)
     return could, unfit

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.cluster.real_nodes import RealNode, await_all_up, loaded_on, only_loaded_on, until
+from tests.cluster.asking import loaded_on, only_loaded_on
+from tests.cluster.real_nodes import RealNode, await_all_up, until
 from tests.cluster.streams import LONG, Stream
 
 pytestmark = pytest.mark.timeout(120)

@@ -304,4 +304,5 @@ def test_a_node_more_never_makes_the_answer_later(reports: list[NodeReport]) -> 
     fewer, more = choose_route(view_of(*reports[:3]), request(500)), choose_route(view_of(*reports), request(500))
     if isinstance(fewer, Route):
         assert isinstance(more, Route)
-        assert more.terms.total_s <= fewer.terms.total_s + 0.0021
+        # A node that can hold the whole model is worth waiting for where all others would keep a part of it in RAM.
+        assert more.terms.total_s <= fewer.terms.total_s + 0.0021 or (fewer.in_part and not more.in_part)
