@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from tests.chaos.events import DEEDS
+from tests.chaos.places import best_network
 from tests.chaos.scenario import any_seed, run
 
 
@@ -15,13 +16,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--events", type=int, default=20, help="how many (default: 20)")
     parser.add_argument("--seed", type=int, default=None, help="choose the same events again")
+    parser.add_argument(
+        "--network", choices=("lan", "loopback"), help="where the machines stand (default: lan, if root)"
+    )
     parser.add_argument("--only", nargs="+", choices=DEEDS, metavar="DEED", help=f"of these only: {', '.join(DEEDS)}")
     parser.add_argument("--keep", type=Path, help="keep the nodes' homes and logs in this folder")
     asked = parser.parse_args()
     seed = any_seed() if asked.seed is None else asked.seed
     folder = asked.keep or Path(tempfile.mkdtemp(prefix="ayni-chaos-"))
     try:
-        report = run(folder, seed=seed, events=asked.events, only=asked.only, say=lambda line: print(line, flush=True))
+        report = run(
+            folder,
+            asked.network or best_network(),
+            seed=seed,
+            events=asked.events,
+            only=asked.only,
+            say=lambda line: print(line, flush=True),
+        )
     finally:
         if not asked.keep:
             shutil.rmtree(folder, ignore_errors=True)

@@ -14,7 +14,7 @@ from tests.chaos.events import DEEDS, Deed, Event
 from tests.chaos.machines import AGENT, CONTROL_STORE, COORDINATOR, RAYLET, Machine, suspended
 
 # Who is to be hit may be just starting.
-APPEAR_S = 15.0
+APPEAR_S = 20.0
 LOOK_S = 0.05
 CREATE_LIMIT_S = 30.0
 
@@ -38,7 +38,8 @@ PROCESSES: dict[str, Find] = {
 def possible(machines: Sequence[Machine]) -> list[Deed]:
     """What can be done to these machines by this user on this system."""
     lacking = {
-        "cut link": any(machine.link is None for machine in machines),
+        "pull cable": any(machine.cable is None for machine in machines),
+        "cut link": any(machine.cable is None for machine in machines),
         "fill disk": any(machine.disk is None for machine in machines),
         "step clock": any(machine.clock is None for machine in machines),
     }
@@ -46,18 +47,22 @@ def possible(machines: Sequence[Machine]) -> list[Deed]:
 
 
 def carry_out(event: Event, machines: Sequence[Machine]) -> str:
-    """Do it, wait for its end, and say what was done."""
+    """Do it, wait for its end, and say what was done; "": nobody had what was to be hit."""
     machine = machines[event.machine]
     match event.deed.split(" ", 1):
         case ["kill", "daemon"]:
-            return f"{machine.name}: killed daemon {machine.kill()}"
+            pid = machine.kill()
+            return f"{machine.name}: killed daemon {pid}" if pid else ""
         case ["restart", "daemon"]:
-            return f"{machine.name}: told daemon {machine.restart()} to end"
+            pid = machine.restart()
+            return f"{machine.name}: told daemon {pid} to end" if pid else ""
         case ["kill", what]:
             return _kill(machines, event, what)
         case ["pause", what]:
             return _pause(machines, event, what)
-        case ["cut", _]:
+        case ["pull", "cable"]:
+            return _pull(machine, event)
+        case ["cut", "link"]:
             return _cut(machine, event)
         case ["fill", _]:
             return _fill(machine, event)
@@ -70,21 +75,31 @@ def _kill(machines: Sequence[Machine], event: Event, what: str) -> str:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    return f"{machine.name}: killed {what} {pids}"
+    return f"{machine.name}: killed {what} {pids}" if pids else ""
 
 
 def _pause(machines: Sequence[Machine], event: Event, what: str) -> str:
     machine, pids = _found(machines, event, PROCESSES[what])
     with suspended(pids) as held:
         time.sleep(event.for_s)
-    return f"{machine.name}: paused {what} {held} for {event.for_s:.1f} s"
+    return f"{machine.name}: paused {what} {held} for {event.for_s:.1f} s" if held else ""
+
+
+def _pull(machine: Machine, event: Event) -> str:
+    assert machine.cable is not None
+    machine.cable.cut()
+    try:
+        time.sleep(event.for_s)
+    finally:
+        machine.cable.mend()
+    return f"{machine.name}: its cable was pulled for {event.for_s:.1f} s"
 
 
 def _cut(machine: Machine, event: Event) -> str:
-    assert machine.link is not None
-    with machine.link.cut():
+    assert machine.cable is not None
+    with machine.cable.bad_link(loss=1.0):
         time.sleep(event.for_s)
-    return f"{machine.name}: cut off for {event.for_s:.1f} s"
+    return f"{machine.name}: its link lost everything for {event.for_s:.1f} s"
 
 
 def _fill(machine: Machine, event: Event) -> str:

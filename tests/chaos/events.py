@@ -18,6 +18,7 @@ Deed: TypeAlias = Literal[
     "pause daemon",
     "pause raylet",
     "pause control store",
+    "pull cable",
     "cut link",
     "fill disk",
     "step clock",

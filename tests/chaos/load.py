@@ -96,7 +96,7 @@ class Clients:
         text, reason, tokens = "", "", 0
         options = {"temperature": 0, "num_predict": question.tokens}
         for part in self._ollama.generate("demo", question.text, stream=True, think=False, options=options):
-            text += part.response
+            text += part.response or ""
             if part.done:
                 reason, tokens = part.done_reason or "", part.eval_count or 0
         return Answer(text, reason, tokens)
@@ -179,7 +179,8 @@ class Load:
         while True:
             machine, began_s = self._machines[place], time.monotonic()
             try:
-                answer = clients[place].ask(question)
+                with machine.inside():
+                    answer = clients[place].ask(question)
                 complaint = "" if answer == self._expected[question] else _difference(answer, self._expected[question])
             except CLIENT_ERRORS as error:
                 complaint = f"{type(error).__name__}: {error}"
@@ -213,7 +214,8 @@ def undisturbed(machines: Sequence[Machine], say: Callable[[str], None]) -> dict
     for machine in machines:
         clients = Clients(machine.node.url)
         for question in QUESTIONS:
-            answer = clients.ask(question)
+            with machine.inside():
+                answer = clients.ask(question)
             assert answer.reason, f"{machine.name} did not finish {question}: {answer}"
             assert found.setdefault(question, answer) == answer, f"{machine.name} answers {question} otherwise"
         clients.close()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from node.ray_session import leftover, processes
 from tests.chaos.clock import WallClock
 from tests.chaos.disk import SmallDisk
 from tests.cluster.real_nodes import RealNode
+from tests.support import netns
 
 # The systemd unit waits 2 s.
 RESTART_S = 1.0
@@ -28,14 +30,15 @@ class Machine:
     """One of the cluster's.
 
     Attributes:
-        disk, clock, link: None: it has no disk that can be filled, no clock that can be set, no link that can be cut.
+        cable, disk, clock: None: it has no cable that can be pulled, no disk that can be filled, no clock to be set.
         deaths: how its daemon ended when nobody had ended it.
         session_folders: every folder that its Ray sessions have had.
     """
 
-    def __init__(self, node: RealNode, *, disk: SmallDisk | None, clock: WallClock | None) -> None:
-        self.node, self.disk, self.clock = node, disk, clock
-        self.link = None
+    def __init__(
+        self, node: RealNode, *, cable: netns.Machine | None, disk: SmallDisk | None, clock: WallClock | None
+    ) -> None:
+        self.node, self.cable, self.disk, self.clock = node, cable, disk, clock
         self.deaths: list[str] = []
         self.session_folders: set[Path] = set()
         self._down: list[tuple[float, float]] = []
@@ -54,10 +57,9 @@ class Machine:
     def state_dir(self) -> Path:
         return self.node.home / ".ayni"
 
-    @contextlib.contextmanager
-    def inside(self) -> Iterator[None]:
-        """This thread's connections are that machine's within the block."""
-        yield
+    def inside(self) -> AbstractContextManager[None]:
+        """The connections that this thread opens within the block are that machine's own."""
+        return self.node.place.inside()
 
     def start(self) -> None:
         """Start the daemon, and again whenever it ends."""
@@ -119,8 +121,7 @@ class Machine:
 
     # Keeping it
 
-    def _end_daemon(self, how: object) -> int:
-        assert callable(how)
+    def _end_daemon(self, how: Callable[[psutil.Process], None]) -> int:
         for pid in self.daemon():
             self._expected, self._down_since_s = True, time.monotonic()
             with contextlib.suppress(psutil.Error):

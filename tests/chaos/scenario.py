@@ -11,16 +11,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.chaos import clock, deeds, disk, wholeness
+from tests.chaos import deeds, wholeness
 from tests.chaos.events import Deed, Event, plan
 from tests.chaos.load import Load, Tally, undisturbed
 from tests.chaos.machines import Machine
-from tests.cluster.real_nodes import ADDRESSES, RealNode, form, free_port, until
+from tests.chaos.places import Network, machines_on
+from tests.cluster.real_nodes import form, until
 
 # Ray takes 4 s to form on a quiet machine, and after the last event everything may have to be started anew.
 FORM_LIMIT_S = 90.0
 REST_LIMIT_S = 120.0
 EVENT_LIMIT_S = 60.0
+END_LIMIT_S = 90.0
 
 Say = Callable[[str], None]
 
@@ -55,7 +57,13 @@ class Report:
 
 
 def run(
-    folder: Path, *, seed: int, events: int, only: Sequence[Deed] | None = None, say: Say = lambda _: None
+    folder: Path,
+    network: Network,
+    *,
+    seed: int,
+    events: int,
+    only: Sequence[Deed] | None = None,
+    say: Say = lambda _: None,
 ) -> Report:
     """Carry a whole run out; everything is ended and removed at its end.
 
@@ -69,7 +77,7 @@ def run(
     def tell(line: str) -> None:
         say(f"{time.monotonic() - began_s:6.1f} s  {line}")
 
-    with _machines(folder) as machines:
+    with _running(network, folder, report) as machines:
         _form(machines)
         tell("formed")
         expected = undisturbed(machines, tell)
@@ -92,35 +100,24 @@ def run(
         report.wrong += [death for machine in machines for death in machine.deaths]
         report.wrong += [line for machine in machines for line in _tracebacks(machine)]
         report.resumed = sum(machine.node.log.count("stream goes on") for machine in machines)
-    report.wrong += wholeness.left_behind(machines, folder)
     return report
 
 
 @contextlib.contextmanager
-def _machines(folder: Path) -> Iterator[list[Machine]]:
-    port = free_port(ADDRESSES[0])
-    made = []
-    disks = []
-    try:
-        for name, host in zip("abc", ADDRESSES, strict=True):
-            home = folder / name
-            home.mkdir(parents=True, exist_ok=True)
-            small = disk.SmallDisk(home / ".ayni") if disk.can_be_mounted() else None
-            disks += [small] if small else []
-            clock_of = clock.WallClock(folder / f"{name}-clock") if clock.can_be_set() else None
-            node = RealNode(name, home, host, port, {"AYNI_RAY": "auto"})
-            made.append(Machine(node, disk=small, clock=clock_of))
-        for machine in made:
-            machine.start()
-        yield made
-    finally:
-        enders = [threading.Thread(target=machine.end) for machine in made]
-        for ender in enders:
-            ender.start()
-        for ender in enders:
-            ender.join(90)
-        for each in disks:
-            each.remove()
+def _running(network: Network, folder: Path, report: Report) -> Iterator[list[Machine]]:
+    """Three machines whose daemons run and are stopped in the end; what is there after that is put in the report."""
+    with machines_on(network, folder) as machines:
+        try:
+            for machine in machines:
+                machine.start()
+            yield machines
+        finally:
+            enders = [threading.Thread(target=machine.end) for machine in machines]
+            for ender in enders:
+                ender.start()
+            for ender in enders:
+                ender.join(END_LIMIT_S)
+            report.wrong += wholeness.left_behind(machines, folder)
 
 
 def _form(machines: Sequence[Machine]) -> None:
@@ -141,13 +138,15 @@ def _happen(events: Sequence[Event], machines: Sequence[Machine], report: Report
     def work(event: Event) -> None:
         with busy[event.deed, event.machine]:
             try:
-                tell(f"{event.number:3d} {deeds.carry_out(event, machines)}")
-            except Exception as error:
+                done = deeds.carry_out(event, machines)
+            except Exception as error:  # the run goes on, and fails
                 report.wrong.append(f"event {event} failed: {error!r}")
+            else:
+                report.events[event.deed if done else "found nobody"] += 1
+                tell(f"{event.number:3d} {done or f'nobody for {event.deed}'}")
 
     for event in events:
         time.sleep(event.after_s)
-        report.events[event.deed] += 1
         threads.append(threading.Thread(target=work, args=(event,), daemon=True))
         threads[-1].start()
     for thread in threads:

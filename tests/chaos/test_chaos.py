@@ -11,6 +11,7 @@ import pytest
 
 from node.ray_session import ray_versions
 from tests.chaos.events import DEEDS, plan
+from tests.chaos.places import best_network
 from tests.chaos.scenario import any_seed, run
 
 EVENTS = 20
@@ -28,7 +29,7 @@ def test_no_answer_is_lost_and_nothing_is_left_whatever_dies(folder: Path) -> No
     if not ray_versions().can_be_head:
         pytest.skip("Ray isn't installed, or can't form clusters on this system")
     seed = 1 if os.environ.get("CI") else any_seed()
-    report = run(folder, seed=seed, events=EVENTS, say=print)
+    report = run(folder, best_network(), seed=seed, events=EVENTS, say=print)
     assert report.wrong == [], f"again: python -m tests.chaos --events {EVENTS} --seed {seed}"
     assert report.tally.identical == report.tally.requests > 0
 
