@@ -75,11 +75,12 @@ Decision: TypeAlias = Alone | Wait | Follow | Form
 def rank(report: NodeReport) -> tuple[object, ...]:
     """Order of preference for a head, smallest first.
 
-    1. What the operator prefers. 2. Linux (Ray is experimental elsewhere). 3. Not on battery. 4. Up for longest,
-    the machine first and then the daemon. 5. By id.
+    1. What the operator prefers. 2. Who has not just failed to be head. 3. Linux (Ray is experimental elsewhere).
+    4. Not on battery. 5. Up for longest, the machine first and then the daemon. 6. By id.
     """
     return (
         -report.head_preference,
+        report.head_failed,
         report.platform != "linux",
         report.on_battery,
         report.ready_at or report.started_at,
@@ -149,10 +150,12 @@ class Election:
             self._headless_since_s = now_s
         self._passed_over = {node: until for node, until in self._passed_over.items() if until > now_s}
         willing = [report for report in up.values() if report.head_preference >= 0 and report.state == "up"]
-        leader = min((report for report in willing if report.node not in self._passed_over), key=rank, default=None)
-        if leader is None:
+        if not willing:
             self._expected = None
             return Wait()
+        if all(report.node in self._passed_over for report in willing):
+            self._passed_over.clear()  # it was none of them in particular
+        leader = min((report for report in willing if report.node not in self._passed_over), key=rank)
         present = len(self._members & up.keys())
         # Half counts as most: of two machines the one that is left must go on.
         is_minority = 2 * present < len(self._members)
@@ -169,6 +172,10 @@ class Election:
             self._passed_over[leader.node] = now_s + self.timing.forgiven_s
             self._expected = None
         return Wait(leader.node)
+
+    def has_failed(self, now_s: float) -> bool:
+        """Whether I could not form a generation lately, as others are to know (`NodeReport.head_failed`)."""
+        return self._passed_over.get(self.me, now_s) > now_s
 
     def could_not_form(self, now_s: float) -> None:
         """My own attempt failed: let others try before I do again."""

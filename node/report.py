@@ -136,6 +136,7 @@ class NodeReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
         generation: of the Ray cluster that it takes part in or did last; 0: none. `follows`: that one's head.
         head: it runs the control store itself.
         head_preference: the operator's word: higher is preferred, negative: never.
+        head_failed: it could not be head when it should have been, lately.
         on_battery: a laptop away from its charger.
         token_use: by jti, of tokens used lately.
     """
@@ -166,6 +167,7 @@ class NodeReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     follows: NodeId | None = None
     head: bool = False
     head_preference: Annotated[int, Meta(ge=-1000, le=1000)] = 0
+    head_failed: bool = False
     on_battery: bool = False
     token_use: Annotated[dict[str, TokenUse], Meta(max_length=MAX_TOKEN_USES)] = {}
 

@@ -129,6 +129,7 @@ class Placing:
             await asyncio.sleep(LOOK_S)
 
     async def _look(self) -> None:
+        self._stand(self._claim)
         report = self._member.report()
         nodes = self._member.view.now.nodes
         decision = self._election.decide(_with_ray(nodes), time.monotonic())
@@ -173,18 +174,17 @@ class Placing:
 
     def _stand(self, claim: Claim | None) -> None:
         """Say in reports which claim is followed."""
-        if claim == self._claim:
-            return
         self._claim = claim
-        if claim is None:
-            self._member.reporter.standing = {}
-        else:
-            self._member.reporter.standing = {
+        standing: dict[str, object] = {"head_failed": self._election.has_failed(time.monotonic())}
+        if claim is not None:
+            standing |= {
                 "generation": claim.generation,
                 "follows": claim.head,
                 "head": claim.head == self._member.me,
             }
-        self._member.changed()
+        if standing != self._member.reporter.standing:
+            self._member.reporter.standing = standing
+            self._member.changed()
 
     def _on_head_lost(self, formation: Formation, reason: str) -> None:
         log.warning("can't head generation %d: %s", formation.generation, reason)

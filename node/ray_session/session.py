@@ -125,8 +125,10 @@ class RaySession:
         try:
             async with asyncio.timeout(limit_s), asyncio.TaskGroup() as group:
                 listening = group.create_task(_listen(output), name="output of ray start")
+                looking = group.create_task(self._look(output), name="processes of ray start")
                 status = await child.wait()
                 listening.cancel()
+                looking.cancel()
         except TimeoutError:
             text = _tail(output)
             raise RayCommandFailed("ray start", explain(text) or f"no answer within {limit_s:.0f} s", text) from None
@@ -139,14 +141,22 @@ class RaySession:
         for pid, words in running.items():
             if any(_UNWANTED in word for word in words):
                 processes.kill(pid)
-        vital = {
-            pid: what for pid, words in running.items() if (what := _VITAL.get(Path(words[0]).name if words else ""))
-        }
+        vital = _vital(running)
         missing = set(_wanted(self.plan)) - set(vital.values())
         if missing:
             text = _tail(output)
             raise RayCommandFailed("ray start", f"{missing.pop()} ended at once", text)
         self._watching = asyncio.create_task(self._watch(vital), name=f"watch Ray session {self.session_id}")
+
+    async def _look(self, output: Path) -> None:
+        """Notice what dies while Ray goes on waiting for it. Raises RayCommandFailed."""
+        seen: dict[int, str] = {}
+        while True:
+            for pid, what in seen.items():
+                if not processes.is_alive(pid):
+                    raise RayCommandFailed("ray start", f"{what} ended at once", _tail(output))
+            seen = _vital(await self.members())
+            await asyncio.sleep(LISTEN_S)
 
     async def _watch(self, vital: Mapping[int, str]) -> None:
         while True:
@@ -174,6 +184,11 @@ async def _listen(output: Path) -> None:
         text = _tail(output)
         if any(re.search(pattern, text) for pattern in _FINAL):
             raise RayCommandFailed("ray start", explain(text), text)
+
+
+def _vital(running: Mapping[int, list[str]]) -> dict[int, str]:
+    """Of a session's processes those that it can't be without, in words."""
+    return {pid: what for pid, words in running.items() if (what := _VITAL.get(Path(words[0]).name if words else ""))}
 
 
 def _wanted(plan: SessionPlan) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from tests.chaos.events import DEEDS, Deed, Event
 from tests.chaos.machines import AGENT, CONTROL_STORE, COORDINATOR, RAYLET, Machine, suspended
 
 # Who is to be hit may be just starting.
-APPEAR_S = 20.0
+APPEAR_S = 45.0
 LOOK_S = 0.05
 CREATE_LIMIT_S = 30.0
 

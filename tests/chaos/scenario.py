@@ -21,7 +21,7 @@ from tests.cluster.real_nodes import form, until
 # Ray takes 4 s to form on a quiet machine, and after the last event everything may have to be started anew.
 FORM_LIMIT_S = 90.0
 REST_LIMIT_S = 120.0
-EVENT_LIMIT_S = 60.0
+EVENT_LIMIT_S = 90.0
 END_LIMIT_S = 90.0
 
 Say = Callable[[str], None]

@@ -51,6 +51,7 @@ class Member:
                 self.election.could_not_form(now_s)
             case _:
                 pass
+        self.report = replace(self.report, head_failed=self.election.has_failed(now_s))
 
 
 class Net:
@@ -181,6 +182,23 @@ def test_a_node_that_can_not_form_is_passed_over() -> None:
     it.members[A].can_form = False
     it.run(12)
     assert [it.claim_of(letter) for letter in "abc"] == [(1, "b")] * 3
+
+
+def test_who_could_not_form_says_so_and_the_next_one_does_not_wait_to_see_it() -> None:
+    it = net(timing=Timing(settle_s=1.0, forming_s=60.0))
+    it.members[A].can_form = False
+    it.run(5)
+    assert [it.claim_of(letter) for letter in "abc"] == [(1, "b")] * 3
+
+
+def test_where_nobody_could_form_all_are_asked_again() -> None:
+    it = net(timing=Timing(forming_s=5.0, forgiven_s=10_000.0))
+    for member in it.members.values():
+        member.can_form = False
+    it.run(20)
+    it.members[B].can_form = True
+    it.run(40)
+    assert {it.claim_of(letter)[1] for letter in "abc"} == {"b"}
 
 
 def test_who_must_not_be_head_never_is() -> None:

@@ -137,6 +137,13 @@ async def test_a_refused_token_is_said_at_once_although_ray_keeps_trying(folder:
     assert not exists(folder)
 
 
+async def test_a_control_store_that_dies_while_ray_waits_for_it_ends_the_start(folder: Path, tmp_path: Path) -> None:
+    script = "cp /bin/sleep gcs_server && ./gcs_server 1.5; sleep 61.25"
+    with pytest.raises(RayCommandFailed, match="the control store ended at once"):
+        await start(plan(folder, tmp_path, head=ME), tmp_path, script, limit_s=30)
+    assert not runs("61.25")
+
+
 async def test_what_a_program_that_can_not_be_started_leaves_is_swept(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         await RaySession.start(plan(folder, tmp_path), tmp_path, {}, command=["/nowhere/ray"])
