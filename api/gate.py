@@ -41,7 +41,6 @@ ALLOWED_HEADERS = ",".join(
     )
 )
 PREFLIGHT_AGE_S = 12 * 3600
-BROWSER_EXTENSIONS = ("chrome-extension://", "safari-extension://", "moz-extension://", "ms-browser-extension://")
 
 
 class HostRule:
@@ -88,7 +87,7 @@ class OriginRule:
         text = origin.lower()
         if self._any or text in (f"http://{host.lower()}", f"https://{host.lower()}"):
             return True
-        return text.startswith(BROWSER_EXTENSIONS) or bool(self._pattern.fullmatch(text))
+        return bool(self._pattern.fullmatch(text))
 
 
 class Gate:

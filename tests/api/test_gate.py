@@ -52,7 +52,7 @@ def test_a_node_on_every_interface_answers_to_addresses_but_not_to_foreign_names
         ("app://obsidian.md", True),
         ("tauri://localhost", True),
         ("vscode-webview://1a2b", True),
-        ("chrome-extension://abcdef", True),
+        ("chrome-extension://abcdef", False),
         ("https://chat.example", True),
         ("https://a.team.example", True),
         ("http://node.example:11434", True),
