@@ -31,6 +31,7 @@ from registry import (
     ModelNotFound,
     Recipe,
     check_parameters,
+    check_version,
 )
 
 log = logging.getLogger(__name__)
@@ -175,7 +176,7 @@ def _recipe(body: CreateBody) -> Recipe:
         licenses=(body.license,) if isinstance(body.license, str) else tuple(body.license),
         messages=tuple(ChatTurn(message.role, message.content) for message in body.messages),
         adapters=_files(body.adapters),
-        requires=body.requires or None,
+        requires=check_version(body.requires) if body.requires else None,
         renderer=body.renderer or None,
         parser=body.parser or None,
         quantize=body.quantize or body.quantization,

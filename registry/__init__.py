@@ -37,7 +37,7 @@ from registry.parameters import (
     check_parameters,
     parse_parameters,
 )
-from registry.recipe import Recipe
+from registry.recipe import Recipe, check_version
 from registry.store import ModelStore
 from registry.verify import Finding
 
@@ -82,6 +82,7 @@ __all__ = [
     "UnsupportedModel",
     "capabilities_of",
     "check_parameters",
+    "check_version",
     "is_go_template",
     "parse_parameters",
     "people_count",

@@ -106,6 +106,7 @@ async def test_a_model_is_created_with_everything_that_a_modelfile_can_say(
         ({"model": "x", "from": "plain", "parameters": {"top_q": 1}}, 400, "unknown parameter 'top_q'"),
         ({"model": "x", "from": "plain", "quantize": "q4_0"}, 400, "quantize is not supported"),
         ({"model": "x", "from": "plain", "messages": [{"role": "x"}]}, 400, "messages.0.role:"),
+        ({"model": "x", "from": "plain", "requires": "soon"}, 400, "requires must be a valid version"),
         ({"model": "x", "from": "plain", "template": "{{ if }}"}, 400, "template error: template: line 1:"),
         ({"model": "x", "from": "plain", "template": "{% for %}"}, 400, "template error: chat template, line 1:"),
     ],
