@@ -93,12 +93,13 @@ async def embed(request: Request, body: Annotated[EmbedBody, json_body(EmbedBody
         return json_response({"model": body.model, "embeddings": []})
     embedding = daemon.node.embed(ask.model, ask.job, ask.load, ask.keep_alive_s)
     embedded = await while_connected(request.receive, embedding)
+    total_ns = time.perf_counter_ns() - started_ns
     return json_response(
         {
             "model": body.model,
             "embeddings": [floats(vector) for vector in embedded.vectors],
-            "total_duration": time.perf_counter_ns() - started_ns,
-            "load_duration": 0,
+            "total_duration": total_ns,
+            "load_duration": max(0, total_ns - embedded.compute_ns),
             "prompt_eval_count": embedded.prompt_tokens,
         }
     )

@@ -181,11 +181,15 @@ class Failed(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="failed"
 
 
 class Embedded(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="embedded"):
-    """The only event of an embed job: one little-endian float32 array per input, and the tokens read."""
+    """The only event of an embed job: one little-endian float32 array per input, the tokens read, and the time it took.
+
+    `compute_ns` is what the model was busy with them, without loading it or waiting for it.
+    """
 
     job: str
     vectors: tuple[bytes, ...]
     prompt_tokens: int
+    compute_ns: int = 0
 
 
 class Rendered(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="rendered"):

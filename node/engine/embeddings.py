@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -103,6 +104,7 @@ class Embedder:
 
     def _embed(self, ticket: EmbedTicket) -> Event | None:
         """None: it was cancelled."""
+        started_ns = time.monotonic_ns()
         vectors: list[Vector] = []
         try:
             for group in group_inputs(
@@ -121,6 +123,7 @@ class Embedder:
             job=ticket.job,
             vectors=tuple(v.tobytes() for v in shaped),
             prompt_tokens=sum(map(len, ticket.inputs)),
+            compute_ns=time.monotonic_ns() - started_ns,
         )
 
     def _evaluate(self, inputs: list[list[int]]) -> list[Vector]:

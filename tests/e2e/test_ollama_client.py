@@ -129,6 +129,9 @@ def test_embeddings_are_normalised_and_batched(native: ollama.Client) -> None:
     assert first == pytest.approx(third, abs=1e-4)
     assert first != pytest.approx(second, abs=1e-4)
     assert answer.prompt_eval_count
+    assert answer.load_duration is not None
+    assert answer.total_duration is not None
+    assert 0 < answer.load_duration < answer.total_duration
     assert len(native.embeddings("embedder", "one").embedding) == len(first)
     assert len(native.embed("embedder", "one", dimensions=4).embeddings[0]) == 4
 
