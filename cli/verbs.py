@@ -64,7 +64,7 @@ def _shutdown(arguments: Namespace) -> int:
 
 def _run_arguments(parser: ArgumentParser) -> None:
     _model_argument(parser)
-    parser.add_argument("words", nargs="*", metavar="PROMPT", help="what to ask; several words are joined")
+    parser.add_argument("words", nargs="*", default=(), metavar="PROMPT", help="what to ask; several words are joined")
     flag = parser.add_argument
     flag("--keepalive", default="", metavar="DURATION", help="how long the model stays loaded afterwards (e.g. 5m)")
     flag("--verbose", action="store_true", help="show timings after the reply")

@@ -250,6 +250,7 @@ def test_mistakes_on_the_command_line_exit_with_1_like_ollama(ayni: Command) -> 
     for words, said in (
         (("frobnicate",), 'Error: unknown command "frobnicate" for "ayni"\nSee: ayni --help\n'),
         (("show",), "Error: the following arguments are required: MODEL\nSee: ayni show --help\n"),
+        (("run",), "Error: the following arguments are required: MODEL\nSee: ayni run --help\n"),
         (("list", "--frob"), "Error: unrecognized arguments: --frob\nSee: ayni list --help\n"),
         (("run", "demo", "--think=hard"), "Error: invalid value for --think: 'hard'"),
         (("run", "demo", "--keepalive", "soon"), "Error: invalid duration 'soon'"),
