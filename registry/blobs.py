@@ -20,14 +20,13 @@ from types import TracebackType
 from typing import BinaryIO, Final, Self
 
 from registry.digest import Digest
+from registry.disk import fsync_directory, telling_when_full
 from registry.errors import BlobNotFound, CorruptBlob, DigestMismatch, InvalidDigest, StorageFull
 
 # Templates, licences, parameters and the like are read into memory; the longest licences are under 1 MiB.
 MAX_TEXT_BLOB_BYTES: Final = 16 << 20
 _CHUNK_BYTES: Final = 1 << 20
 _PARTIAL_PREFIX: Final = "partial-"
-# EFBIG: a file-size limit (ulimit -f, FAT); EDQUOT: a quota. All mean that this file can't grow here.
-_FULL_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class BlobStore:
@@ -164,7 +163,7 @@ class BlobWriter:
     def write(self, chunk: bytes | bytearray | memoryview) -> None:
         """Append bytes. Raises: StorageFull: nothing of the blob is left on the disk."""
         self._hash.update(chunk)
-        with self._full_is_an_error_of_ours(len(chunk)):
+        with self._or_nothing(len(chunk)):
             self._file.write(chunk)
         self.written_bytes += len(chunk)
 
@@ -177,7 +176,7 @@ class BlobWriter:
         if self._expected is not None and got != self._expected:
             self.discard()
             raise DigestMismatch(self._expected, got)
-        with self._full_is_an_error_of_ours(0):
+        with self._or_nothing(0):
             self._file.flush()
             os.fsync(self._file.fileno())
         self._partial.replace(self._store.directory / f"sha256-{got.hex}")
@@ -203,7 +202,7 @@ class BlobWriter:
     def _open_partial(self) -> tuple[BinaryIO, Path]:
         while True:
             path = self._store.directory / f"{_PARTIAL_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
-            with self._full_is_an_error_of_ours(0):
+            with self._or_nothing(0):
                 file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644), "wb")
             fcntl.flock(file, fcntl.LOCK_EX)
             if os.fstat(file.fileno()).st_nlink:
@@ -211,23 +210,13 @@ class BlobWriter:
             file.close()  # somebody took it for stale in the moment before it was locked
 
     @contextlib.contextmanager
-    def _full_is_an_error_of_ours(self, pending_bytes: int) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if hasattr(self, "_file"):
-                self.discard()
-            if error.errno is None or error.errno not in _FULL_ERRNOS:
+    def _or_nothing(self, pending_bytes: int) -> Iterator[None]:
+        """Leave nothing on the disk if it takes no more. Raises: StorageFull."""
+        needed_bytes = max(self.written_bytes + pending_bytes, self._size_bytes or 0)
+        with telling_when_full(self._store.directory, needed_bytes):
+            try:
+                yield
+            except OSError:
+                if hasattr(self, "_file"):
+                    self.discard()
                 raise
-            needed = max(self.written_bytes + pending_bytes, self._size_bytes or 0)
-            free = shutil.disk_usage(self._store.directory).free
-            raise StorageFull(self._store.directory, needed, free, os.strerror(error.errno)) from error
-
-
-def fsync_directory(directory: Path) -> None:
-    """Make renames in a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

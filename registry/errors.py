@@ -10,11 +10,11 @@ RegistryError
 ├── InvalidParameter        PARAMETER with an unknown name or a value of the wrong type
 ├── ModelfileError          a Modelfile that can't be parsed, or a value that none can hold
 ├── InvalidGguf             a file that is not a sound GGUF
+├── StorageFull             the file system took no more bytes
 └── BlobError
     ├── BlobNotFound        no blob of that digest
     ├── DigestMismatch      the bytes written do not hash to the digest expected
-    ├── CorruptBlob         the bytes stored no longer hash to their name
-    └── StorageFull         the file system took no more bytes
+    └── CorruptBlob         the bytes stored no longer hash to their name
 """
 
 from __future__ import annotations
@@ -171,10 +171,10 @@ class CorruptBlob(BlobError):
         return f"blob {self.digest} is corrupt: {self.reason}"
 
 
-class StorageFull(BlobError):
-    """The file system took no more bytes; what was written of the blob has been removed.
+class StorageFull(RegistryError):
+    """The file system took no more bytes; what was written of the file has been removed.
 
-    The blob needs `needed_bytes` (at least), and `free_bytes` are free again. `reason` is the system's word for
+    The file needs `needed_bytes` (at least), and `free_bytes` are free again. `reason` is the system's word for
     it: a full disk, a quota, a limit on the size of files.
     """
 
@@ -185,7 +185,7 @@ class StorageFull(BlobError):
 
     def __str__(self) -> str:
         needed, free = _people_bytes(self.needed_bytes), _people_bytes(self.free_bytes)
-        return f"can't store a blob in {self.directory}: {self.reason} ({needed} needed, {free} free)"
+        return f"can't store a file in {self.directory}: {self.reason} ({needed} needed, {free} free)"
 
 
 def _people_bytes(count: int) -> str:

@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from registry.blobs import fsync_directory
 from registry.digest import Digest
+from registry.disk import fsync_directory, telling_when_full
 from registry.errors import InvalidManifest, InvalidModelName, UnsupportedModel
 from registry.manifest import MAX_MANIFEST_BYTES, Manifest, mentioned_digests
 from registry.names import ModelName
@@ -84,22 +84,24 @@ class ManifestTree:
     def write(self, name: ModelName, data: bytes) -> None:
         """Write or replace a manifest, whole or not at all; for the holder of the store's lock.
 
-        Raises: InvalidManifest: it would leave the folder.
+        Raises: InvalidManifest: it would leave the folder. StorageFull.
         """
         path = self.find(name) or self.directory.joinpath(*name.parts)
         self._check_inside(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(parents=True, exist_ok=True)
         # In the top folder, where neither we nor Ollama look for manifests.
         partial = self.directory / ".partial"
         partial.unlink(missing_ok=True)  # a dead process's
-        try:
-            with partial.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with telling_when_full(self.directory, len(data)):
+            try:
+                with partial.open("xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                path.parent.mkdir(parents=True, exist_ok=True)
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
         fsync_directory(path.parent)
 
     def remove(self, path: Path) -> None:

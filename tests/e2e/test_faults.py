@@ -167,7 +167,7 @@ def test_a_full_disk_refuses_a_blob_and_leaves_nothing(tmp_path: Path) -> None:
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         refused = httpx.post(f"{daemon.url}/api/blobs/{digest}", content=data, timeout=LIMIT_S)
         assert refused.status_code == 507
-        assert "can't store a blob" in refused.json()["error"]
+        assert "can't store a file" in refused.json()["error"]
         assert httpx.head(f"{daemon.url}/api/blobs/{digest}").status_code == 404
         assert list((tmp_path / ".ayni" / "models" / "blobs").iterdir()) == []
         small = b"y" * 1000

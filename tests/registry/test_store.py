@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import time
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from registry import (
     ModelNotFound,
     ModelStore,
     Recipe,
+    StorageFull,
     UnsupportedModel,
 )
 from tests.support.tiny_gguf import write_tiny_llama
@@ -262,6 +264,20 @@ def test_copying_needs_a_source_and_replaces_the_target(store: ModelStore, tiny:
     store.copy(name("a"), name("b"))
     assert store.resolve(name("b")).digest == store.resolve(name("a")).digest
     assert not store.blobs.has(Digest.of(b"b"))
+
+
+def test_a_full_disk_is_told_and_leaves_the_models_as_they_were(store: ModelStore, tiny: Path) -> None:
+    store.create(name("a"), Recipe(source=[tiny]))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))  # no room for a manifest
+    try:
+        with pytest.raises(StorageFull) as caught:
+            store.copy(name("a"), name("b"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.needed_bytes > 64
+    assert names(store) == ["a:latest"]
+    assert [path for path in (store.root / "manifests").rglob("*") if path.is_file()] == [manifest_path(store, "a")]
 
 
 def test_the_latest_change_is_listed_first(store: ModelStore, tiny: Path) -> None:
