@@ -40,12 +40,15 @@ def write_daemon_record(state_dir: Path, *, host: str, port: int, version: str) 
     )
     state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     final = daemon_file(state_dir, port)
-    partial = final.with_suffix(f".{record.pid}.partial")
-    partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.encode(record))
-    partial.replace(final)
+    partial = final.with_suffix(".partial")
+    partial.unlink(missing_ok=True)  # of one that was killed
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(msgspec.json.encode(record))
+        partial.replace(final)
+    finally:
+        partial.unlink(missing_ok=True)
     return record
 
 

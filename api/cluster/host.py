@@ -135,7 +135,9 @@ class ClusterHost:
             try:
                 async with self._changing:
                     if self.belongs and self.member is None:
-                        identity = self._store().open(now_s=time.time())
+                        store = self._store()
+                        store.clear_away()
+                        identity = store.open(now_s=time.time())
                         await self._begin(identity, open_sockets(self._daemon.settings))
                 self.trouble = ""
                 return

@@ -32,7 +32,14 @@ from node.identity.errors import (
     NotKeeper,
     UnusableFile,
 )
-from node.identity.files import private_folder, publish_folder, read_private, remove_folder, write_private
+from node.identity.files import (
+    private_folder,
+    publish_folder,
+    read_private,
+    remove_folder,
+    remove_partials,
+    write_private,
+)
 from node.identity.ids import ClusterId, NodeId, parse_cluster_name
 from node.identity.invitations import InvitationBook
 from node.identity.join import JoinAnswer, Joined, JoinRequest, Membership, Software, answer_join, answer_renewal
@@ -201,6 +208,10 @@ class IdentityStore:
         if not self.exists:
             raise NoCluster
         return Identity(self._folder, now_s=now_s)
+
+    def clear_away(self) -> None:
+        """Remove what a daemon that was killed has left half-written; for the one that follows it. Raises OSError."""
+        remove_partials(self._parent)
 
     def create_cluster(
         self, name: str, *, node_name: str, names: NodeNames, now_s: float, domains: Iterable[str] = ()

@@ -53,9 +53,12 @@ def write_record(state: Path, record: SessionRecord) -> None:
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = state / f"{FILE}.partial"
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.encode(record, enc_hook=str))
-    partial.replace(state / FILE)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(msgspec.json.encode(record, enc_hook=str))
+        partial.replace(state / FILE)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def forget_record(state: Path) -> None:

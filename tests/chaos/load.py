@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -59,6 +59,8 @@ QUESTIONS = tuple(
         ("What happens when a machine is lost?", 60),
     )
 )
+# One for each of the APIs.
+SOME_QUESTIONS = QUESTIONS[::5]
 
 
 class Clients:
@@ -208,18 +210,15 @@ class Load:
                 self.tally.identical += 1
 
 
-def undisturbed(machines: Sequence[Machine], say: Callable[[str], None]) -> dict[Question, Answer]:
-    """What every machine answers when all is well. Raises AssertionError: they do not agree."""
-    found: dict[Question, Answer] = {}
-    for machine in machines:
-        clients = Clients(machine.node.url)
-        for question in QUESTIONS:
-            with machine.inside():
-                answer = clients.ask(question)
-            assert answer.reason, f"{machine.name} did not finish {question}: {answer}"
-            assert found.setdefault(question, answer) == answer, f"{machine.name} answers {question} otherwise"
-        clients.close()
-    say(f"{len(found)} questions, {sum(answer.tokens for answer in found.values())} tokens of undisturbed answers")
+def answers_of(machine: Machine, questions: Sequence[Question] = SOME_QUESTIONS) -> dict[Question, Answer]:
+    """What a machine answers when all is well. Raises AssertionError: it does not finish an answer."""
+    clients = Clients(machine.node.url)
+    found = {}
+    for question in questions:
+        with machine.inside():
+            answer = found[question] = clients.ask(question)
+        assert answer.reason, f"{machine.name} did not finish {question}: {answer}"
+    clients.close()
     return found
 
 

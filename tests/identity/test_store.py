@@ -150,6 +150,19 @@ def test_a_crash_while_joining_leaves_no_membership_and_no_secrets_for_long(worl
     assert [path.name for path in (tmp_path / "node").iterdir()] == ["identity"]
 
 
+def test_what_a_killed_daemon_left_half_written_is_cleared_away(tmp_path: Path) -> None:
+    store = IdentityStore(tmp_path / "node")
+    store.create_cluster("home", node_name="x", names=NodeNames(), now_s=NOW_S)
+    whole = set((tmp_path / "node").rglob("*"))
+    (tmp_path / "node" / ".members.json.0123abcd").write_bytes(b"half")
+    (tmp_path / "node" / "identity" / ".tls.crt.89efcdab").write_bytes(b"half")
+    (tmp_path / "node" / ".identity.76543210").mkdir()
+    (tmp_path / "node" / ".identity.76543210" / "root.key").write_bytes(b"half")
+    store.clear_away()
+    assert set((tmp_path / "node").rglob("*")) == whole
+    assert store.open(now_s=NOW_S).cluster_name == "home"
+
+
 def test_forgetting_leaves_nothing(world: Any, first: Identity) -> None:
     store = IdentityStore(world.folder / "home" / "first")
     store.forget()

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from node.daemon_file import (
     daemon_file,
@@ -45,3 +47,19 @@ def test_a_daemon_takes_back_only_its_own_record(tmp_path: Path) -> None:
     newer = write_daemon_record(tmp_path, host="127.0.0.1", port=1, version="1")
     remove_daemon_record(tmp_path, newer)
     assert not daemon_file(tmp_path, 1).exists()
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> bytes:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(msgspec.json, "encode", full)
+    with pytest.raises(OSError, match="No space"):
+        write_daemon_record(tmp_path, host="127.0.0.1", port=1, version="1")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_daemon_left_half_written_is_replaced(tmp_path: Path) -> None:
+    daemon_file(tmp_path, 1).with_suffix(".partial").write_bytes(b"half")
+    write_daemon_record(tmp_path, host="127.0.0.1", port=1, version="1")
+    assert list(tmp_path.iterdir()) == [daemon_file(tmp_path, 1)]
