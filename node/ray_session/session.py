@@ -28,6 +28,7 @@ HEAD_LIMIT_S = 40.0
 WORKER_LIMIT_S = 20.0
 WATCH_S = 0.25
 LISTEN_S = 0.5
+LOOK_S = 0.1
 _OUTPUT_BYTES = 8192
 
 # What the command writes, and what that means. The first that is found counts.
@@ -156,7 +157,7 @@ class RaySession:
                 if not processes.is_alive(pid):
                     raise RayCommandFailed("ray start", f"{what} ended at once", _tail(output))
             seen = _vital(await self.members())
-            await asyncio.sleep(LISTEN_S)
+            await asyncio.sleep(LOOK_S)
 
     async def _watch(self, vital: Mapping[int, str]) -> None:
         while True:
