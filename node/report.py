@@ -123,7 +123,7 @@ class NodeReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         sequence: counts this daemon's reports; of two with the same `started_at` the higher one is newer.
         address: host:port of its LAN port.
-        started_at: Unix time at which the daemon started, by the node's own clock.
+        started_at: Unix time at which the daemon started, by the node's own clock; always later than the start before.
         ready_at: Unix time at which the machine was last booted (0: unknown): the steadier machine is the better head.
         devices: GPUs; none: it computes on its CPU.
         resident: in memory. `loading`: on their way there, with the bytes they will take.

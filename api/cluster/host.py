@@ -95,7 +95,7 @@ class ClusterHost:
                     await member.say_farewell()
                 await member.close(drain_s=1.0)
             self._store().forget()
-            for name in ("members.json", "pins"):
+            for name in ("members.json", "pins", "started"):
                 (self._folder / name).unlink(missing_ok=True)
             log.info("left the cluster")
 

@@ -24,6 +24,7 @@ from api.cluster.lan_sockets import lan_hosts, with_port
 from api.cluster.measured import MeasuredNode
 from api.cluster.pins import Pins
 from api.cluster.reporter import Reporter
+from api.cluster.start_time import start_time
 from api.cluster.turns import Turns
 from api.lan import LanListener
 from api.lan_gate import LanGate, TokenRates
@@ -117,6 +118,7 @@ class ClusterNode:
             devices=devices,
             footprints=footprints,
             token_use=lambda: self.limits.report(time.monotonic()),
+            started_at=start_time(folder, time.time()),
         )
         self.software = Software(ayni=daemon.version, ray=ray_version)
         self.peers = Peers(

@@ -60,6 +60,7 @@ class Reporter:
         devices: MachineSource,
         footprints: Footprints,
         token_use: Callable[[], dict[str, TokenUse]],
+        started_at: float,
     ) -> None:
         self.address = ""
         self.draining = False
@@ -68,7 +69,7 @@ class Reporter:
         self._me, self._name, self._version, self._ray_version = me, name, version, ray_version
         self._store, self._node, self._devices, self._footprints = store, node, devices, footprints
         self._token_use = token_use
-        self._started_at = time.time()
+        self._started_at = started_at
         self._ready_at = _booted_at()
         self._sequence = 0
         self._machine: Machine | None = None

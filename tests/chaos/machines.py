@@ -123,7 +123,9 @@ class Machine:
 
     def _end_daemon(self, how: Callable[[psutil.Process], None]) -> int:
         for pid in self.daemon():
-            self._expected, self._down_since_s = True, time.monotonic()
+            self._expected = True
+            if self._down_since_s is None:
+                self._down_since_s = time.monotonic()
             with contextlib.suppress(psutil.Error):
                 how(psutil.Process(pid))
             return pid
@@ -149,7 +151,8 @@ class Machine:
         try:
             self.node.start()
         except AssertionError as error:
-            if self.disk is None or not self.disk.is_full:
+            hindered = self._expected or (self.disk is not None and self.disk.is_full)
+            if not hindered:
                 self.deaths.append(f"{self.name}'s daemon does not start: {str(error)[-2000:]}")
             return  # and again
         self._down.append((self._down_since_s, time.monotonic()))
