@@ -9,12 +9,13 @@ from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from api import model_routes, native_routes, openai_routes
+from api import metrics_routes, model_routes, native_routes, openai_routes
 from api.cluster import routes as cluster_routes
 from api.daemon import Daemon
 from api.errors import EXPECTED_ERRORS, Fault, NoSuchRoute, WrongMethod, fault_of
 from api.gate import AnyHost, Gate, HostRule, OriginRule
-from api.route_headers import RouteHeaders
+from api.request_record import CLIENT_LEFT, note_error
+from api.request_watch import RequestWatch
 from api.stream import ClientGone, fault_response
 
 log = logging.getLogger(__name__)
@@ -36,26 +37,27 @@ def create_lan_app(daemon: Daemon) -> FastAPI:
 def _create_app(daemon: Daemon, hosts: HostRule | AnyHost) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, telemetry=NO_TELEMETRY)
     app.state.daemon = daemon
-    for routes in (model_routes, native_routes, openai_routes, cluster_routes):
+    for routes in (model_routes, native_routes, openai_routes, cluster_routes, metrics_routes):
         app.include_router(routes.router)
     for kind in EXPECTED_ERRORS:
         app.add_exception_handler(kind, _answer_error)
     app.add_exception_handler(HTTPException, _answer_routing_error)
     app.add_exception_handler(ClientGone, _answer_nobody)
     app.add_exception_handler(Exception, _answer_bug)
-    app.add_middleware(RouteHeaders, daemon=daemon)
     app.add_middleware(
         Gate,
         hosts=hosts,
         origins=OriginRule(daemon.settings.allowed_origins),
     )
+    app.add_middleware(RequestWatch, telemetry=daemon.telemetry)
     return app
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
     fault = fault_of(error)
-    level = logging.WARNING if fault.status >= 500 else logging.DEBUG
-    log.log(level, "refused path=%s status=%d error=%s", request.url.path, fault.status, type(error).__name__)
+    if not note_error(error, fault.status):
+        level = logging.WARNING if fault.status >= 500 else logging.DEBUG
+        log.log(level, "refused path=%s status=%d error=%s", request.url.path, fault.status, type(error).__name__)
     return fault_response(fault, request.url.path)
 
 
@@ -71,8 +73,8 @@ async def _answer_routing_error(request: Request, error: Exception) -> Response:
 
 
 async def _answer_nobody(request: Request, error: Exception) -> Response:
-    log.debug("client left path=%s", request.url.path)
-    return Response(status_code=499)
+    note_error(error, CLIENT_LEFT)
+    return Response(status_code=CLIENT_LEFT)
 
 
 async def _answer_bug(request: Request, error: Exception) -> Response:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from api.errors import NotGranted, UnknownModel
+from api.request_record import REQUEST
 from node.jobs import Embedded, EmbedJob, Event, Job, Rendered
 from node.settings import Settings
 from node.supervisor import LoadedModel, LoadOptions
+from node.telemetry import Telemetry
 from registry import Digest, Model, ModelName, ModelNotFound, ModelStore
 
 if TYPE_CHECKING:
     from api.cluster.host import ClusterHost
+    from node.devices import MachineSource
 
 MAX_KNOWN_MODELS = 256
 # What this version's engine can do with a model; pictures and sound are not among it yet.
@@ -119,12 +121,17 @@ class ModelShelf:
         if self.elsewhere is not None and not self.elsewhere.may_use(str(name)):
             raise NotGranted(f"this token does not allow model '{str(name)[:128]}'")
         try:
-            return await asyncio.to_thread(self._find, name)
+            known = await asyncio.to_thread(self._find, name)
         except ModelNotFound:
-            if self.elsewhere is not None:
-                with contextlib.suppress(ModelNotFound):
-                    return await self.elsewhere.find(name)
-            raise UnknownModel(asked, advice) from None
+            if self.elsewhere is None:
+                raise UnknownModel(asked, advice) from None
+            try:
+                known = await self.elsewhere.find(name)
+            except ModelNotFound:
+                raise UnknownModel(asked, advice) from None
+        if (record := REQUEST.get()) is not None:
+            record.model = str(known.model.name)
+        return known
 
     def is_here(self, known: KnownModel) -> bool:
         """Whether this machine stores the model; looks at the disk."""
@@ -163,6 +170,8 @@ class Daemon:
         node: who runs models: this machine's supervisor, or the whole cluster while it is in one.
         bound_host: what the listening socket is bound to.
         cluster: the way into a cluster and out of it; None: this daemon has none.
+        telemetry: what is counted and traced, by everything of this daemon.
+        devices: who knows this machine's devices; None: only the RAM is told.
     """
 
     store: ModelStore
@@ -171,6 +180,8 @@ class Daemon:
     version: str
     bound_host: str = "127.0.0.1"
     cluster: ClusterHost | None = None
+    telemetry: Telemetry = field(default_factory=Telemetry)
+    devices: MachineSource | None = None
     shelf: ModelShelf = field(init=False)
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import ApiError, ForbiddenHost, ForbiddenOrigin, fault_of
+from api.request_record import note_error
 from api.stream import fault_response
 
 ALLOWED_METHODS = "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
@@ -25,6 +26,7 @@ ALLOWED_HEADERS = ",".join(
         "User-Agent",
         "Accept",
         "X-Requested-With",
+        "traceparent",
         "OpenAI-Beta",
         "x-stainless-arch",
         "x-stainless-async",
@@ -139,7 +141,9 @@ def _preflight(origin: str) -> Response:
 
 
 async def _refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
-    await fault_response(fault_of(error), scope["path"])(scope, receive, send)
+    fault = fault_of(error)
+    note_error(error, fault.status)
+    await fault_response(fault, scope["path"])(scope, receive, send)
 
 
 def _without_port(host: str) -> str:

@@ -19,12 +19,15 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.errors import ApiError, NotGranted, OverLimit, Unauthenticated, fault_of
+from api.metered import METERED
+from api.request_watch import ASKER_NAME
 from api.stream import fault_response
 from coordinator.asker import ASKER
 from coordinator.limits import Limited, Limits, LimitTable
 from node.errors import Closing
 from node.identity import ScopeRefused, TokenRefused
 from node.peers import PEER, PREFIX, Endpoints
+from node.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from node.identity import Grant, NodeId
@@ -50,6 +53,7 @@ SCOPES: Final[tuple[tuple[str, TokenScope], ...]] = (
     ("/v1/models", "infer"),
     ("/v1/responses", "infer"),
     ("/v1/messages", "infer"),
+    ("/metrics", "metrics"),
     ("/api/create", "models"),
     ("/api/copy", "models"),
     ("/api/delete", "models"),
@@ -57,20 +61,6 @@ SCOPES: Final[tuple[tuple[str, TokenScope], ...]] = (
     ("/api/pull", "models"),
     ("/api/push", "models"),
     ("/v2", "models"),
-)
-# What counts against a token's rates: the paths that make a model work.
-METERED: Final = frozenset(
-    {
-        "/api/generate",
-        "/api/chat",
-        "/api/embed",
-        "/api/embeddings",
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/embeddings",
-        "/v1/responses",
-        "/v1/messages",
-    }
 )
 _LIMIT_TEXTS = {
     "requests_per_minute": "requests a minute",
@@ -127,6 +117,7 @@ class LanGate:
         verifier: Verifier,
         is_revoked: Callable[[NodeId], bool],
         admit: Callable[[Grant], AbstractContextManager[None]] = lambda _: nullcontext(),
+        telemetry: Telemetry | None = None,
     ) -> None:
         """Nothing listens yet; see `api.lan`.
 
@@ -134,7 +125,9 @@ class LanGate:
             api: the same routes as on loopback.
             is_revoked: asked with each request, as connections are kept.
             admit: takes a place within a token's rates for as long as its request lasts; raises OverLimit.
+            telemetry: where refusals are counted.
         """
+        self._telemetry = telemetry or Telemetry()
         self._api, self._endpoints = api, endpoints
         self._ca_pem, self._verifier = ca_pem, verifier
         self._is_revoked, self._admit = is_revoked, admit
@@ -154,16 +147,16 @@ class LanGate:
             if path.startswith(PREFIX):
                 await self._endpoints.refuse_removed(send)
                 return
-            await _refuse(Unauthenticated("this machine was removed from the cluster"), scope, receive, send)
+            await self._refuse(Unauthenticated("this machine was removed from the cluster"), scope, receive, send)
         elif path in OPEN_PATHS and scope["method"] in READING:
             await self._open(path)(scope, receive, send)
         elif path.startswith(PREFIX):
             if peer is None and not self._endpoints.is_open(path):
-                await _refuse(Unauthenticated("a node certificate is needed"), scope, receive, send)
+                await self._refuse(Unauthenticated("a node certificate is needed"), scope, receive, send)
             else:
                 await self._endpoints(scope, receive, send)
         elif self._retired:
-            await _refuse(Closing(), scope, receive, send)
+            await self._refuse(Closing(), scope, receive, send)
         elif peer is not None:
             await self._api(scope, receive, send)
         else:
@@ -177,14 +170,21 @@ class LanGate:
             grant = self._verifier.verify(token_in(scope))
             grant.require(scope_of(path))
             place = self._admit(grant) if path in METERED else nullcontext()
+            scope[ASKER_NAME] = grant.name
             with place, _asking(grant):
                 await self._api(scope, receive, send)
         except TokenRefused as refusal:
-            await _refuse(Unauthenticated(str(refusal)), scope, receive, send)
+            await self._refuse(Unauthenticated(str(refusal)), scope, receive, send)
         except ScopeRefused as refusal:
-            await _refuse(NotGranted(str(refusal)), scope, receive, send)
+            await self._refuse(NotGranted(str(refusal)), scope, receive, send)
         except ApiError as error:
-            await _refuse(error, scope, receive, send)
+            await self._refuse(error, scope, receive, send)
+
+    async def _refuse(self, error: ApiError | Closing, scope: Scope, receive: Receive, send: Send) -> None:
+        fault = fault_of(error)
+        self._telemetry.metrics.lan_refusals.labels(str(fault.status)).inc()
+        log.info("refused client=%s status=%d error=%s", (scope.get("client") or ("?",))[0], fault.status, error)
+        await fault_response(fault, scope["path"])(scope, receive, send)
 
 
 def token_in(scope: Scope) -> str:
@@ -208,9 +208,3 @@ def _asking(grant: Grant) -> Iterator[None]:
         yield
     finally:
         ASKER.reset(before)
-
-
-async def _refuse(error: ApiError | Closing, scope: Scope, receive: Receive, send: Send) -> None:
-    fault = fault_of(error)
-    log.info("refused client=%s status=%d error=%s", (scope.get("client") or ("?",))[0], fault.status, error)
-    await fault_response(fault, scope["path"])(scope, receive, send)

@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from api import serving
 from api.asks import Ask, chat_ask, embed_ask, generate_ask
 from api.body import json_body
 from api.clock import FOREVER
@@ -69,11 +70,10 @@ async def _load_or_unload(
 
 
 async def _serve(request: Request, ask: Ask, answer: NativeAnswer, *, stream: bool, render_only: bool) -> Response:
-    node = daemon_of(request).node
     if render_only:
-        rendering = node.render(ask.model, ask.job, ask.load, ask.keep_alive_s)
+        rendering = daemon_of(request).node.render(ask.model, ask.job, ask.load, ask.keep_alive_s)
         return json_response(answer.rendered((await while_connected(request.receive, rendering)).text))
-    events = node.run(ask.model, ask.job, ask.load, ask.keep_alive_s)
+    events = serving.run(daemon_of(request), ask)
     if stream:
         return ChunkStream(answer.stream(events), media_type=NDJSON, error_chunk=error_line)
     return json_response(answer.whole(await while_connected(request.receive, collect(events))))
@@ -91,8 +91,7 @@ async def embed(request: Request, body: Annotated[EmbedBody, json_body(EmbedBody
     if not body.input:
         await while_connected(request.receive, daemon.node.load(ask.model, ask.load, ask.keep_alive_s, embedding=True))
         return json_response({"model": body.model, "embeddings": []})
-    embedding = daemon.node.embed(ask.model, ask.job, ask.load, ask.keep_alive_s)
-    embedded = await while_connected(request.receive, embedding)
+    embedded = await while_connected(request.receive, serving.embed(daemon, ask))
     total_ns = time.perf_counter_ns() - started_ns
     return json_response(
         {
@@ -116,8 +115,7 @@ async def embeddings(request: Request, body: Annotated[EmbeddingsBody, json_body
     if not body.prompt:
         await while_connected(request.receive, daemon.node.load(ask.model, ask.load, ask.keep_alive_s, embedding=True))
         return json_response({"embedding": []})
-    embedding = daemon.node.embed(ask.model, ask.job, ask.load, ask.keep_alive_s)
-    embedded = await while_connected(request.receive, embedding)
+    embedded = await while_connected(request.receive, serving.embed(daemon, ask))
     return json_response({"embedding": floats(embedded.vectors[0])})
 
 

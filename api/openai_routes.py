@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from api import serving
 from api.asks import Ask, chat_completion_asks, completion_asks, embed_ask
 from api.body import json_body
 from api.daemon import KnownModel
@@ -60,12 +61,12 @@ async def _serve(
     envelope: Envelope,
     choices: Sequence[ChatChoice | TextChoice],
 ) -> Response:
-    node = daemon_of(request).node
+    daemon = daemon_of(request)
     if body.debug_render_only:
         first = asks[0]
-        rendering = node.render(first.model, first.job, first.load, first.keep_alive_s)
+        rendering = daemon.node.render(first.model, first.job, first.load, first.keep_alive_s)
         return json_response(envelope.rendered((await while_connected(request.receive, rendering)).text))
-    runs = [node.run(ask.model, ask.job, ask.load, ask.keep_alive_s) for ask in asks]
+    runs = [serving.run(daemon, ask) for ask in asks]
     if body.stream:
         chunks = stream_choices(envelope, choices, merge(runs), include_usage=body.stream_options.include_usage)
         return ChunkStream(chunks, media_type=SSE, error_chunk=error_event)
@@ -80,8 +81,7 @@ async def embeddings(request: Request, body: Annotated[EmbeddingBody, json_body(
         raise BadRequest("invalid input", "input")
     known = await _find(request, body.model)
     ask = embed_ask(body, known.model)
-    embedding = daemon_of(request).node.embed(ask.model, ask.job, ask.load, ask.keep_alive_s)
-    embedded = await while_connected(request.receive, embedding)
+    embedded = await while_connected(request.receive, serving.embed(daemon_of(request), ask))
     shape = base64_text if body.encoding_format == "base64" else floats
     return json_response(
         {

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from node.daemon_file import DaemonRecord, remove_daemon_record, write_daemon_record
+from node.logs import begin_logging
 from node.settings import Settings
 
 if TYPE_CHECKING:
@@ -38,13 +39,16 @@ BACKLOG = 1024
 PROBE_S = 1.0
 # Each client takes a file descriptor; macOS allows a process 256 unless it asks for more.
 OPEN_FILES = 8192
-LOG_FORMAT = "%(asctime)s.%(msecs)03d %(levelname)s %(name)s %(message)s"
+# The collector gets this long to take the last spans.
+TRACES_S = 2.0
+# Of what /metrics says about GPUs; asking them starts a process.
+DEVICES_AGE_S = 30.0
 
 
 def run(settings: Settings, *, version: str) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit code; what went wrong is one line on stderr."""
     started_s = time.monotonic()
-    _log_to_stderr(settings.log_level)
+    begin_logging(settings.log_level, settings.log_format)
     try:
         listener = listen(settings.host, settings.port)
     except OSError as error:
@@ -126,15 +130,26 @@ async def _serve(settings: Settings, listener: socket.socket, version: str, star
     from api.app import create_app
     from api.cluster.host import ClusterHost
     from api.daemon import Daemon
-    from node.devices import DeviceSource
+    from node.devices import DeviceSource, RecentMachine
     from node.supervisor import Supervisor
+    from node.telemetry import Telemetry, begin_tracing
     from registry import ModelStore
 
     store = ModelStore(settings.models_dir, cache_dir=settings.cache_dir)
     devices = DeviceSource()
-    node = Supervisor(settings, devices)
+    name = settings.node_name or socket.gethostname()
+    telemetry = Telemetry(begin_tracing(settings.otlp_endpoint, version=version, node=name))
+    node = Supervisor(settings, devices, telemetry=telemetry)
     host, port = listener.getsockname()[:2]
-    daemon = Daemon(store=store, node=node, settings=settings, version=version, bound_host=settings.host)
+    daemon = Daemon(
+        store=store,
+        node=node,
+        settings=settings,
+        version=version,
+        bound_host=settings.host,
+        telemetry=telemetry,
+        devices=RecentMachine(devices, DEVICES_AGE_S),
+    )
     cluster = daemon.cluster = ClusterHost(daemon, node, devices)
     app = create_app(daemon)
 
@@ -188,6 +203,7 @@ async def _serve(settings: Settings, listener: socket.socket, version: str, star
         except TimeoutError:
             log.warning("runners did not end in time; they end with this process")
         store.close()
+        await asyncio.to_thread(telemetry.tracer.close, TRACES_S)
         log.info("stopped")
 
 
@@ -236,11 +252,3 @@ def _allow_open_files() -> None:
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _log_to_stderr(level: str) -> None:
-    logging.basicConfig(
-        level=level.upper(), format=LOG_FORMAT, datefmt="%Y-%m-%dT%H:%M:%S", stream=sys.stderr, force=True
-    )
-    for chatty in ("asyncio", "uvicorn", "uvicorn.error"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -6,7 +6,6 @@ Nothing here knows an API's shape: chunks are bytes, made elsewhere.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -16,9 +15,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from api.errors import EXPECTED_ERRORS, Fault, fault_of
+from api.request_record import CLIENT_LEFT, note_error
 from node.jobs import Delta, Done, Event, TokenLogprob, ToolCall
-
-log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 # Events that wait while a slow client takes its chunks; the node has bounds of its own behind this one.
@@ -73,8 +71,8 @@ class ChunkStream(Response):
         """Stream until the end, or until the client is gone."""
         try:
             await while_connected(receive, self._stream(scope, send))
-        except ClientGone:
-            log.debug("client left path=%s", scope["path"])
+        except ClientGone as gone:
+            note_error(gone, CLIENT_LEFT)
 
     async def _stream(self, scope: Scope, send: Send) -> None:
         started = False
@@ -90,7 +88,7 @@ class ChunkStream(Response):
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
             except EXPECTED_ERRORS as error:
                 fault = fault_of(error)
-                log.info("stream failed path=%s status=%d error=%s", scope["path"], fault.status, type(error).__name__)
+                note_error(error, fault.status)
                 if not started:
                     await fault_response(fault, scope["path"])(scope, _nothing, send)
                     return

@@ -14,7 +14,7 @@ from node.settings import load_settings
 if TYPE_CHECKING:
     from cli.client import Client
 
-SCOPES = ("infer", "models", "admin")
+SCOPES = ("infer", "models", "metrics", "admin")
 JOIN_HELP = f"""\
 {ADDRESS_HELP}
 The line comes from `ayni cluster invite` on a machine of the cluster. Without LINE, or with "-", it is read from
@@ -30,6 +30,7 @@ TOKEN_HELP = f"""\
 scopes:
   infer    ask models
   models   create, copy and remove them, and the like
+  metrics  read /metrics, for Prometheus
   admin    everything a client can do, tokens and members included
 """
 
@@ -148,7 +149,13 @@ def _discover(arguments: Namespace) -> int:
 def _token_arguments(parser: ArgumentParser) -> None:
     flag = parser.add_argument
     flag("name", metavar="NAME", help="whose it is, e.g. anna-laptop; shown in lists and logs")
-    flag("--scope", action="append", default=[], metavar="SCOPE", help="infer (default), models, admin; repeatable")
+    flag(
+        "--scope",
+        action="append",
+        default=[],
+        metavar="SCOPE",
+        help="infer (default), models, metrics, admin; repeatable",
+    )
     flag("--models", action="append", default=[], metavar="PATTERN", help="only these, e.g. 'llama*'; repeatable")
     flag("--rpm", type=_count, metavar="N", help="requests a minute at most")
     flag("--tpm", type=_count, metavar="N", help="tokens a minute at most")

@@ -22,6 +22,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+import msgspec
+
 from coordinator.asker import ASKER
 from coordinator.cluster_view import ClusterView
 from coordinator.cost import RouteRequest
@@ -35,6 +37,8 @@ from node.fingerprint import Marks, fingerprint
 from node.jobs import Done, Embedded, EmbedJob, Event, Job, Rendered
 from node.peers import ModelNotThere, PeerError, PeerLost, PeerUnreachable, Serves
 from node.route_trace import ROUTE_TRACE
+from node.telemetry import NO_TRACER, Span, Telemetry
+from node.telemetry.gen_ai import operation_of, request_attributes
 
 if TYPE_CHECKING:
     from coordinator.limits import LimitTable
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+AnyJob = TypeVar("AnyJob", Job, EmbedJob)
 
 # How long a request that lost its node waits for another one to take it.
 WAIT_LIMIT_S = 60.0
@@ -64,8 +69,10 @@ class LocalNode(Serves, Protocol):
 
 @dataclass(slots=True)
 class _Trail:
-    """Where one request has been, and how that went."""
+    """Where one request has been, and how that went; `told`: why it is where it is now."""
 
+    told: str = ""
+    last_error: str = ""
     failed: set[NodeId] = field(default_factory=set)
     refused: set[NodeId] = field(default_factory=set)
     full_until_s: dict[NodeId, float] = field(default_factory=dict)
@@ -75,6 +82,7 @@ class _Trail:
 
     def take(self, node: NodeId, error: NodeError, now_s: float) -> bool:
         """Note a failure; False: nobody could do better."""
+        self.last_error = type(error).__name__
         match error:
             case PeerUnreachable() | PeerLost() | RunnerLost() | Closing():
                 if not self.failed:
@@ -117,6 +125,7 @@ class Dispatcher:
         footprints: Footprints,
         *,
         limits: LimitTable | None = None,
+        telemetry: Telemetry | None = None,
         wait_limit_s: float = WAIT_LIMIT_S,
     ) -> None:
         """Start with nothing under way.
@@ -124,10 +133,12 @@ class Dispatcher:
         Args:
             remote: another node by its id (`Peers.node`).
             limits: where the tokens that a signed token's holder uses are counted.
+            telemetry: where routes are counted, and attempts traced.
         """
         self._local, self._remote = local, remote
         self._cluster, self._footprints = cluster, footprints
         self._limits = limits
+        self._telemetry = telemetry or Telemetry()
         self._wait_limit_s = wait_limit_s
         self._given_up = False
 
@@ -150,18 +161,21 @@ class Dispatcher:
             node = await self._place(model, request, trail)
             if attempt.number > 1:
                 log.info("stream goes on node=%s model=%s tokens=%d", node, model.name, len(stream.delivered_tokens))
+                self._telemetry.metrics.resumed(str(model.name), trail.last_error)
                 if (trace := ROUTE_TRACE.get()) is not None:
                     trace.resumed += 1
+            span = self._span(node, model, attempt.job, trail, attempt.number)
+            events = self._serves(node).run(model, _traced(attempt.job, span), options, keep_alive_s)
             try:
-                events = self._serves(node).run(model, attempt.job, options, keep_alive_s)
-                async with aclosing(events) as coming:
-                    async for event in coming:
-                        for passed_on in stream.take(attempt.number, event, time.monotonic()):
-                            if isinstance(passed_on, Done):
-                                self._count(passed_on)
-                            yield passed_on
-                            if isinstance(passed_on, Done):
-                                return
+                with span:
+                    async with aclosing(events) as coming:
+                        async for event in coming:
+                            for passed_on in stream.take(attempt.number, event, time.monotonic()):
+                                if isinstance(passed_on, Done):
+                                    self._count(passed_on)
+                                yield passed_on
+                                if isinstance(passed_on, Done):
+                                    return
                 error: NodeError = PeerLost(node, "its answer ended early")
             except NodeError as failure:
                 error = failure
@@ -172,12 +186,14 @@ class Dispatcher:
     ) -> Embedded:
         """Embed texts. Raises as `run`."""
         request = await self._request(model, options, Marks(), embedding=True)
-        return await self._once(model, request, lambda node: node.embed(model, job, options, keep_alive_s))
+        return await self._once(
+            model, request, lambda node, span: node.embed(model, _traced(job, span), options, keep_alive_s), job
+        )
 
     async def render(self, model: Model, job: Job, options: LoadOptions, keep_alive_s: float | None = None) -> Rendered:
         """Only render the job's prompt. Raises as `run`."""
         request = await self._request(model, options, Marks(), embedding=False)
-        return await self._once(model, request, lambda node: node.render(model, job, options, keep_alive_s))
+        return await self._once(model, request, lambda node, _: node.render(model, job, options, keep_alive_s))
 
     async def load(
         self, model: Model, options: LoadOptions, keep_alive_s: float | None = None, *, embedding: bool = False
@@ -185,7 +201,7 @@ class Dispatcher:
         """Have the model in memory somewhere. Raises as `run`."""
         request = await self._request(model, options, Marks(), embedding=embedding)
         return await self._once(
-            model, request, lambda node: node.load(model, options, keep_alive_s, embedding=embedding)
+            model, request, lambda node, _: node.load(model, options, keep_alive_s, embedding=embedding)
         )
 
     async def unload(self, name: ModelName) -> bool:
@@ -213,13 +229,20 @@ class Dispatcher:
         """From now on the first failure is the answer: this daemon has no time left to go on elsewhere."""
         self._given_up = True
 
-    async def _once(self, model: Model, request: RouteRequest, ask: Callable[[Serves], Awaitable[Result]]) -> Result:
-        """Ask one node after the other until one answers."""
+    async def _once(
+        self,
+        model: Model,
+        request: RouteRequest,
+        ask: Callable[[Serves, Span], Awaitable[Result]],
+        job: EmbedJob | None = None,
+    ) -> Result:
+        """Ask one node after the other until one answers; `job`: whose attempts are to be traced."""
         trail = _Trail()
-        for _ in range(max(2, len(self._cluster.now.nodes)) + 1):
+        for number in range(1, max(2, len(self._cluster.now.nodes)) + 2):
             node = await self._place(model, request, trail)
             try:
-                return await ask(self._serves(node))
+                with self._span(node, model, job, trail, number) as span:
+                    return await ask(self._serves(node), span)
             except NodeError as error:
                 self._fail(trail, node, error)
         raise trail.error() or Unserved("no node could do it")
@@ -249,15 +272,18 @@ class Dispatcher:
             route = choose_route(view, replace(request, excluded=excluded) if excluded else request)
             if not isinstance(route, Refusal):
                 self._cluster.sent(route.node, request.model, request.prompt_tokens - route.cached_tokens)
-                told = route_header(route)
-                log.debug("route model=%s %s", model.name, told)
+                trail.told = route_header(route)
+                name = view.nodes[route.node].name
+                log.debug('route model=%s node=%s why="%s"', model.name, name, trail.told)
+                self._telemetry.metrics.routed(str(model.name), target=name, kind=route.kind)
                 if (trace := ROUTE_TRACE.get()) is not None:
-                    trace.route = told
+                    trace.route, trace.node, trace.kind = trail.told, name, route.kind
                 return route.node
             if route.reason in ("unknown_model", "unknown_size") and view.me not in excluded:
                 return view.me  # it was found on this machine's disk, whatever the reports say by now
             waited_s = time.monotonic() - trail.lost_at_s
             if trail.last_loss is None or waited_s > self._wait_limit_s or self._given_up:
+                self._telemetry.metrics.not_routed(str(model.name), route.reason)
                 raise trail.error() or _refused(route, model)
             await self._cluster.changed(SECOND_CHANCE_S)
             if time.monotonic() - trail.lost_at_s > SECOND_CHANCE_S:
@@ -274,12 +300,38 @@ class Dispatcher:
     def _serves(self, node: NodeId) -> Serves:
         return self._local if node == self._cluster.now.me else self._remote(node)
 
+    def _span(self, node: NodeId, model: Model, job: Job | EmbedJob | None, trail: _Trail, number: int) -> Span:
+        """The span of asking one node; of what has no job, one that nobody keeps."""
+        view = self._cluster.now
+        if job is None:
+            return NO_TRACER.span("", "internal", parent="", attributes={})
+        known = view.nodes.get(node)
+        return self._telemetry.tracer.span(
+            f"{operation_of(job)} {model.name}",
+            "internal" if node == view.me else "client",
+            parent=job.trace,
+            attributes={
+                **request_attributes(str(model.name), job),
+                "ayni.role": "attempt",
+                "ayni.attempt": number,
+                "ayni.resumed": number > 1,
+                "ayni.node.id": node,
+                "ayni.node.name": known.name if known else node,
+                "ayni.route": trail.told,
+            },
+        )
+
     def _count(self, done: Done) -> None:
         """Take what was used out of the asker's tokens a minute."""
         grant = ASKER.get()
         if grant is not None and self._limits is not None:
             used = done.usage.prompt_tokens + done.usage.output_tokens
             self._limits.spend(grant.token_id, used, time.monotonic())
+
+
+def _traced(job: AnyJob, span: Span) -> AnyJob:
+    """The job as the asked node is to see it: what it does there is a part of this span."""
+    return msgspec.structs.replace(job, trace=span.traceparent)
 
 
 def _refused(refusal: Refusal, model: Model) -> NodeError:

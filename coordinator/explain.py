@@ -51,10 +51,14 @@ def explain_refusal(refusal: Refusal) -> str:
 
 
 def route_header(route: Route) -> str:
-    """A route in one line of ASCII: node, kind, and the terms that are not nothing, in milliseconds."""
+    """A route in one line of ASCII: node, kind, the terms that are not nothing, in milliseconds, and the next best."""
+    total_s = route.terms.total_s
     terms = [f"{name}={seconds * 1000:.1f}ms" for name, seconds in _named(route.terms)]
     cached = [f"cached={route.cached_tokens}"] if route.cached_tokens else []
-    return "; ".join([route.node, route.kind, f"total={route.terms.total_s * 1000:.1f}ms", *terms, *cached])
+    others = [other for other in route.candidates if other.node != route.node]
+    after = min(others, key=lambda other: other.terms.total_s, default=None)
+    second = [f"next={after.node} {(after.terms.total_s - total_s) * 1000:+.1f}ms"] if after else []
+    return "; ".join([route.node, route.kind, f"total={total_s * 1000:.1f}ms", *terms, *cached, *second])
 
 
 def _reason(could: list[Candidate]) -> str:

@@ -101,6 +101,7 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
         shift: when the context is full, discard the older half after `num_keep` tokens and go on;
             False: stop with reason "length".
         resume: token ids already delivered by another machine: forced, not sampled, not delivered again.
+        trace: W3C traceparent of whoever asks, for logs and spans; "": none.
     """
 
     id: str
@@ -114,16 +115,18 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
     truncate: bool = True
     shift: bool = True
     resume: tuple[int, ...] = ()
+    trace: str = ""
 
 
 class EmbedJob(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Texts (or token ids) to embed, in one batch; `dimensions` cuts and normalises anew."""
+    """Texts (or token ids) to embed, in one batch; `dimensions` cuts and normalises anew. `trace` as a `Job`'s."""
 
     id: str
     inputs: tuple[str | tuple[int, ...], ...]
     truncate: bool = True
     dimensions: int | None = None
     normalize: bool = True
+    trace: str = ""
 
 
 class Alternative(Struct, frozen=True, array_like=True):

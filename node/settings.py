@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_body_bytes: int = 64 << 20
     history: bool = True
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
+    otlp_endpoint: str = ""
     node_name: str = ""
     lan_port: int = 11435
     lan_hosts: tuple[str, ...] = ()
@@ -174,6 +177,12 @@ def _origins(value: Any) -> tuple[str, ...]:
     if not all(origin == "*" or "://" in origin for origin in origins):
         raise ValueError(value)
     return origins
+
+
+def _url(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"https?://[^/\s]+(/\S*)?", value.strip()):
+        raise ValueError(value)
+    return value.strip()
 
 
 def _body_size(value: Any) -> int:
@@ -343,6 +352,20 @@ TABLE: tuple[Setting, ...] = (
         _one_of("debug", "info", "warning", "error"),
         ollama="OLLAMA_DEBUG",
         parse_ollama=_debug_level,
+    ),
+    Setting(
+        "log_format",
+        "How the log is written: lines for people, or one JSON object per line.",
+        "text or json",
+        "text",
+        _one_of("text", "json"),
+    ),
+    Setting(
+        "otlp_endpoint",
+        "Where traces are sent by OTLP over HTTP; the variables that OpenTelemetry has for it work as well.",
+        "a URL such as http://127.0.0.1:4318",
+        "none",
+        _url,
     ),
     Setting(
         "node_name",

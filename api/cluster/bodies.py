@@ -40,7 +40,7 @@ class TokenBody(Body):
     """POST /api/cluster/tokens; a rate that is left out is not limited."""
 
     name: str
-    scopes: list[Literal["infer", "models", "admin"]] = Field(default=["infer"])
+    scopes: list[Literal["infer", "models", "metrics", "admin"]] = Field(default=["infer"])
     models: list[str] = Field(default=[])
     rpm: int | None = None
     tpm: int | None = None

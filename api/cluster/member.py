@@ -129,8 +129,10 @@ class ClusterNode:
             compose=self._compose,
             on_change=self._take,
         )
-        self.dispatcher = Dispatcher(self.measured, self.peers.node, self.view, footprints, limits=self.limits)
-        self.turns = Turns(self.dispatcher, self.view, limit=settings.max_queue)
+        self.dispatcher = Dispatcher(
+            self.measured, self.peers.node, self.view, footprints, limits=self.limits, telemetry=daemon.telemetry
+        )
+        self.turns = Turns(self.dispatcher, self.view, limit=settings.max_queue, telemetry=daemon.telemetry)
         self._box = CardBox(settings.cache_dir / "cards")
         self.catalogue = Catalogue(
             daemon.store, daemon.shelf, self.view, self.peers, self._box, self.reporter.scan_soon
@@ -180,6 +182,7 @@ class ClusterNode:
             verifier=self.identity.token_verifier(),
             is_revoked=self.identity.ledger.is_node_revoked,
             admit=TokenRates(self.limits),
+            telemetry=self._daemon.telemetry,
         )
         self._context = self.identity.server_context()
         for each in sockets:

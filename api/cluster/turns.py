@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from coordinator.queue import FairQueue, QueueRefused, Share, Ticket
 from node.errors import QueueFull
 from node.report import ModelDigest
 from node.route_trace import ROUTE_TRACE
+from node.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from api.daemon import Node
@@ -42,6 +44,7 @@ NOBODY = ""
 class _Line:
     """One model's requests: those under way, and those that wait."""
 
+    model: str
     queue: FairQueue
     under_way: int = 0
     turns: dict[int, asyncio.Future[None]] = field(default_factory=dict)
@@ -50,9 +53,10 @@ class _Line:
 class Turns:
     """The cluster, asked in turn."""
 
-    def __init__(self, node: Node, cluster: ClusterView, *, limit: int) -> None:
+    def __init__(self, node: Node, cluster: ClusterView, *, limit: int, telemetry: Telemetry | None = None) -> None:
         """`limit`: requests that may wait for one model."""
         self._node, self._cluster, self._limit = node, cluster, limit
+        self._telemetry = telemetry or Telemetry()
         self._lines: dict[tuple[str, bool], _Line] = {}
 
     async def run(
@@ -93,12 +97,19 @@ class Turns:
 
     def waiting(self) -> int:
         """Requests that wait here, for any model."""
-        return sum(len(line.queue) for line in self._lines.values())
+        return sum(self.lengths().values())
+
+    def lengths(self) -> Counter[str]:
+        """Requests that wait here, by the model's name."""
+        found: Counter[str] = Counter()
+        for line in self._lines.values():
+            found[line.model] += len(line.queue)
+        return found
 
     @asynccontextmanager
     async def _turn(self, model: Model, *, embedding: bool) -> AsyncIterator[None]:
         key = (str(model.digest), embedding)
-        line = self._lines.setdefault(key, _Line(FairQueue(self._limit, started_s=time.monotonic())))
+        line = self._lines.setdefault(key, _Line(str(model.name), FairQueue(self._limit, started_s=time.monotonic())))
         try:
             if len(line.queue) or line.under_way >= self._places(key, line):
                 await self._wait(key, line)
@@ -126,6 +137,7 @@ class Turns:
                 displaced.set_exception(QueueFull(len(line.queue), found.retry_after_s))
         ticket = found.ticket
         turn = line.turns[ticket.number] = asyncio.get_running_loop().create_future()
+        came_s = time.monotonic()
         if (trace := ROUTE_TRACE.get()) is not None:
             trace.queue = f"{line.queue.position(ticket)}; wait={line.queue.wait_s(ticket):.1f}s"
         try:
@@ -139,6 +151,11 @@ class Turns:
             if isinstance(error, TimeoutError):
                 raise QueueFull(len(line.queue), line.queue.retry_after_s()) from None
             raise
+        finally:
+            waited_s = time.monotonic() - came_s
+            self._telemetry.metrics.waited(line.model, waited_s)
+            if trace is not None:
+                trace.waited_s += waited_s
 
     def _give_up(self, key: tuple[str, bool], line: _Line, ticket: Ticket, turn: asyncio.Future[None]) -> None:
         """The request waits no longer; a turn that it had got meanwhile is another one's."""

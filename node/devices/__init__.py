@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from node.devices.memory import Ram, read_ram
+from node.devices.recent import RecentMachine
 from node.devices.source import Device, DeviceSource, Machine, MachineSource
 
-__all__ = ["Device", "DeviceSource", "Machine", "MachineSource", "Ram", "read_ram"]
+__all__ = ["Device", "DeviceSource", "Machine", "MachineSource", "Ram", "RecentMachine", "read_ram"]

@@ -28,8 +28,8 @@ from node.identity.errors import ScopeRefused, TokenFault, TokenRefused
 from node.identity.ids import ClusterId
 from node.identity.root import ClusterRoot, TrustAnchor
 
-Scope: TypeAlias = Literal["infer", "models", "admin"]
-SCOPES: tuple[Scope, ...] = ("infer", "models", "admin")
+Scope: TypeAlias = Literal["infer", "models", "metrics", "admin"]
+SCOPES: tuple[Scope, ...] = ("infer", "models", "metrics", "admin")
 
 MAX_TOKEN_CHARS = 8192
 MAX_NAME_CHARS = 128
@@ -54,7 +54,7 @@ class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     token_id: Annotated[str, Meta(min_length=1, max_length=64)]
     name: Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
-    scopes: Annotated[tuple[Scope, ...], Meta(min_length=1, max_length=3)]
+    scopes: Annotated[tuple[Scope, ...], Meta(min_length=1, max_length=4)]
     issued_at_s: int
     expires_at_s: int
     models: Annotated[tuple[Pattern, ...], Meta(max_length=32)] = ()

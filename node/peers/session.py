@@ -13,6 +13,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from node.errors import NodeError, QueueFull
+from node.jobs import Done
 from node.peers.wire import (
     Ask,
     Down,
@@ -34,6 +35,7 @@ from node.peers.wire import (
     frame,
 )
 from node.supervisor.channel import event_bytes
+from node.telemetry import parse_traceparent, trace_id_of
 from registry import ModelName, RegistryError
 
 if TYPE_CHECKING:
@@ -157,6 +159,12 @@ class Session:
         async with aclosing(self._node.run(model, ask.job, ask.options, ask.keep_alive_s)) as events:
             async for event in events:
                 self._put(ask.number, event)
+                if type(event) is Done:
+                    usage, trace = event.usage, trace_id_of(parse_traceparent(ask.job.trace))
+                    log.info(
+                        "served node=%s model=%s prompt_tokens=%d cached_tokens=%d output_tokens=%d trace=%s",
+                        self.peer, model.name, usage.prompt_tokens, usage.cached_tokens, usage.output_tokens, trace,
+                    )  # fmt: skip
 
     async def _one(self, ask: EmbedAsk | RenderAsk | LoadAsk | UnloadAsk) -> Outcome:
         if isinstance(ask, UnloadAsk):

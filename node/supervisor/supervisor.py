@@ -15,10 +15,10 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from node.devices import DeviceSource, Machine, MachineSource
-from node.errors import Closing, DoesNotFit, QueueFull
+from node.errors import Closing, DoesNotFit, NodeError, QueueFull
 from node.fit import LoadChoice, ModelShape, default_context_tokens
 from node.jobs import Embedded, EmbedJob, Event, Job, Rendered
 from node.settings import Settings
@@ -28,6 +28,7 @@ from node.supervisor.policy import can_serve, choose_eviction, freed, most_model
 from node.supervisor.resident import Claims, Resident, Weights
 from node.supervisor.runner import HANG_LIMIT_S, Runner
 from node.supervisor.types import LoadedModel, LoadOptions
+from node.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from registry import Digest, Model, ModelName
@@ -38,6 +39,10 @@ log = logging.getLogger(__name__)
 BUSY_LIMIT_S = 300.0
 _BUSY_RETRY_S = 10
 _MOST_REMEMBERED_MODELS = 4096
+
+# Why a model leaves memory: another one (or the same, loaded otherwise) needs the room, nobody asked for it long
+# enough (or somebody said so), its process is gone, the node ends.
+_Why: TypeAlias = Literal["room", "idle", "lost", "closing"]
 
 
 @dataclass(eq=False, slots=True)
@@ -74,6 +79,7 @@ class Supervisor:
         settings: Settings,
         devices: MachineSource | None = None,
         *,
+        telemetry: Telemetry | None = None,
         command: Sequence[str] | None = None,
         busy_limit_s: float = BUSY_LIMIT_S,
         hang_limit_s: float = HANG_LIMIT_S,
@@ -82,12 +88,14 @@ class Supervisor:
 
         Args:
             devices: who knows the machine; None: ask the engine.
+            telemetry: where jobs and loads are counted.
             command: another program as runner.
             busy_limit_s: how long a load waits for models in use.
             hang_limit_s: how long a runner with open jobs may neither answer nor compute.
         """
         self._settings = settings
         self._devices = devices or DeviceSource()
+        self._telemetry = telemetry or Telemetry()
         self._command = command
         self._busy_limit_s = busy_limit_s
         self._hang_limit_s = hang_limit_s
@@ -112,16 +120,26 @@ class Supervisor:
         Raises: QueueFull, DoesNotFit, LoadFailure, Closing: it could not begin. JobFailed, RunnerLost, SlowReader:
             it ended early. RegistryError: the model's files are damaged.
         """
-        async with self._use(model, options, keep_alive_s) as runner, aclosing(runner.run(job, model.digest)) as events:
-            async for event in events:
-                yield event
+        with self._telemetry.watch(model, job) as watch:
+            async with (
+                self._use(model, options, keep_alive_s) as runner,
+                aclosing(runner.run(job, model.digest)) as events,
+            ):
+                watch.ready()
+                async for event in events:
+                    watch.take(event)
+                    yield event
 
     async def embed(
         self, model: Model, job: EmbedJob, options: LoadOptions, keep_alive_s: float | None = None
     ) -> Embedded:
         """Embed texts with the model, loading it for that if need be. Raises as `run`."""
-        async with self._use(model, options, keep_alive_s, embedding=True) as runner:
-            return await runner.embed(job, model.digest)
+        with self._telemetry.watch(model, job) as watch:
+            async with self._use(model, options, keep_alive_s, embedding=True) as runner:
+                watch.ready()
+                embedded = await runner.embed(job, model.digest)
+                watch.take(embedded)
+                return embedded
 
     async def render(self, model: Model, job: Job, options: LoadOptions, keep_alive_s: float | None = None) -> Rendered:
         """Only render the job's prompt. Raises as `run`."""
@@ -173,7 +191,7 @@ class Supervisor:
         await asyncio.gather(*self._loads, return_exceptions=True)
         for slot in list(self._slots.values()):
             if slot.resident:
-                self._unload(slot.resident, "the node is shutting down")
+                self._unload(slot.resident, "closing", "the node is shutting down")
         await asyncio.gather(*self._unloading, return_exceptions=True)
 
     # Taking and giving back
@@ -286,9 +304,9 @@ class Supervisor:
 
     def _expire(self, resident: Resident) -> None:
         if not resident.is_busy:
-            self._unload(resident, "it was idle")
+            self._unload(resident, "room" if resident.evictors else "idle", "it was idle")
 
-    def _unload(self, resident: Resident, reason: str) -> None:
+    def _unload(self, resident: Resident, why: _Why, reason: str) -> None:
         """Take the model away from its slot and end its runner; nothing, if that has been done."""
         resident.stop_timer()
         slot = self._slots.get(resident.weights)
@@ -297,12 +315,13 @@ class Supervisor:
         slot.resident = None
         self._tidy(slot)
         log.info("unloading model=%s pid=%d reason=%s", resident.model.name, resident.runner.pid, reason)
+        self._telemetry.metrics.unloaded(str(resident.model.name), why)
         task = asyncio.create_task(_end(resident), name=f"unload {resident.model.name}")
         self._unloading.add(task)
         task.add_done_callback(self._unloading.discard)
 
     def _unload_when_lost(self, resident: Resident) -> None:
-        resident.runner.lost.add_done_callback(lambda lost: self._unload(resident, lost.result()))
+        resident.runner.lost.add_done_callback(lambda lost: self._unload(resident, "lost", lost.result()))
 
     def _tidy(self, slot: _Slot) -> None:
         if slot.is_empty and self._slots.get(slot.weights) is slot:
@@ -340,8 +359,12 @@ class Supervisor:
                         )
                         slot.resident = resident
                         self._unload_when_lost(resident)
+                        self._telemetry.metrics.loaded(str(model.name), resident.info.load_ns / 1e9)
                         return resident
                 await self._await_gone(found, deadline_s)
+        except NodeError as error:
+            self._telemetry.metrics.load_failed(str(model.name), type(error).__name__)
+            raise
         finally:
             if slot.load and slot.load.task is this:
                 slot.load = None
@@ -372,7 +395,7 @@ class Supervisor:
             if not victims:
                 break
             for victim in victims:
-                self._unload(victim, f"room is needed for {name}")
+                self._unload(victim, "room", f"room is needed for {name}")
         busy = min(residencies, key=lambda residency: residency.last_used, default=None)
         if busy is not None and len(residencies) >= most:
             return busy.owner

@@ -238,7 +238,7 @@ def test_mistakes_are_told_before_anything_is_asked(ayni: Command) -> None:
     for words, said in (
         ("cluster", ""),
         ("cluster frob", 'Error: unknown command "frob" for "ayni cluster"\nSee: ayni cluster --help\n'),
-        ("token create x --scope root", "Error: no such scope: 'root' (there are infer, models, admin)\n"),
+        ("token create x --scope root", "Error: no such scope: 'root' (there are infer, models, metrics, admin)\n"),
         ("token create x --expires soon", "Error: argument --expires: invalid duration 'soon'"),
         ("token create x --rpm 0", "Error: argument --rpm: must be a positive number, not '0'"),
         ("pin demo --remove --nodes a", "Error: argument --nodes: not allowed with argument --remove"),

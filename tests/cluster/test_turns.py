@@ -22,7 +22,7 @@ from node.route_trace import ROUTE_TRACE, RouteTrace
 from node.supervisor import LoadOptions
 
 ME = NodeId("a" * 16)
-MODEL: Any = SimpleNamespace(digest="sha256:" + "1" * 64)
+MODEL: Any = SimpleNamespace(name="m:latest", digest="sha256:" + "1" * 64)
 
 
 class OneAtATime:

@@ -286,6 +286,7 @@ def test_the_cache_holds_no_token(root: ClusterRoot) -> None:
     [
         (["infer"], {"infer"}),
         (["models"], {"models"}),
+        (["metrics"], {"metrics"}),
         (["admin"], set(SCOPES)),
         (["infer", "models"], {"infer", "models"}),
     ],

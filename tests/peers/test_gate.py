@@ -17,7 +17,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api.app import create_app
 from api.daemon import Daemon
 from api.errors import OverLimit
-from api.lan_gate import METERED, LanGate, TokenRates, scope_of
+from api.lan_gate import LanGate, TokenRates, scope_of
+from api.metered import METERED
 from coordinator.asker import ASKER
 from coordinator.limits import LimitTable
 from node.identity import Grant, Identity, NodeId, issue_token
@@ -128,8 +129,9 @@ async def test_the_public_pages_answer_anyone(door: Door, method: str, path: str
 
 
 async def test_a_token_opens_the_paths_of_its_scope_and_no_others(door: Door) -> None:
-    tokens = {scope: door.token(scope) for scope in ("infer", "models", "admin")}
-    for method, path in {*door.routes(), ("GET", "/metrics")} - OPEN:
+    tokens = {scope: door.token(scope) for scope in ("infer", "models", "metrics", "admin")}
+    assert ("GET", "/metrics") in {*door.routes()}
+    for method, path in {*door.routes()} - OPEN:
         needed = scope_of(path)
         for scope, token in tokens.items():
             response = await door.ask(method, path, token)
@@ -140,7 +142,7 @@ async def test_a_token_opens_the_paths_of_its_scope_and_no_others(door: Door) ->
 
 def test_a_path_that_is_in_no_table_takes_the_highest_scope() -> None:
     assert scope_of("/api/cluster/nodes") == "admin"
-    assert scope_of("/metrics") == "admin"
+    assert scope_of("/metrics") == "metrics"
     assert scope_of("/api/generateX") == "admin"
     assert scope_of("/api/chat") == "infer"
     assert scope_of("/v1/models/llama3") == "infer"

@@ -1,0 +1,44 @@
+"""Hand an ask to the node, and put what comes of it into the request's record."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from api.request_record import REQUEST
+from node.telemetry.gen_ai import request_attributes
+
+if TYPE_CHECKING:
+    from api.asks import Ask, EmbedAsk
+    from api.daemon import Daemon
+    from node.jobs import Embedded, Event
+
+
+async def run(daemon: Daemon, ask: Ask) -> AsyncGenerator[Event, None]:
+    """The events of a job; closing the generator cancels it. Raises NodeError."""
+    record = REQUEST.get()
+    assert record is not None, "a path that makes a model work is missing in api.metered"
+    record.span.put(request_attributes(str(ask.model.name), ask.job))
+    job = replace(ask.job, trace=record.span.traceparent)
+    answer = record.answer()
+    try:
+        async with aclosing(daemon.node.run(ask.model, job, ask.load, ask.keep_alive_s)) as events:
+            async for event in events:
+                answer.take(event)
+                yield event
+    finally:
+        answer.end()
+
+
+async def embed(daemon: Daemon, ask: EmbedAsk) -> Embedded:
+    """The vectors of a job. Raises NodeError."""
+    record = REQUEST.get()
+    assert record is not None, "a path that makes a model work is missing in api.metered"
+    record.span.put(request_attributes(str(ask.model.name), ask.job))
+    job = replace(ask.job, trace=record.span.traceparent)
+    embedded = await daemon.node.embed(ask.model, job, ask.load, ask.keep_alive_s)
+    record.prompt_tokens += embedded.prompt_tokens
+    return embedded
