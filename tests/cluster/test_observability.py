@@ -72,7 +72,7 @@ def total(page: str, name: str, **labels: str) -> float:
 def test_one_trace_spans_the_daemon_that_was_asked_and_the_one_that_served(
     nodes: list[RealNode], collector: OtlpReceiver
 ) -> None:
-    a, b = nodes
+    _, b = nodes
     header, trace = traceparent(0xA1)
     answer = httpx.post(
         f"{b.url}/api/chat", json=COUNT | {"stream": False}, headers={"traceparent": header}, timeout=60
