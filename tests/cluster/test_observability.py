@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import ssl
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.cluster.real_nodes import RealNode, form, real_nodes, until
 from tests.support.otlp_receiver import OtlpReceiver, ReceivedSpan, otlp_receiver
 
+DOCUMENT = Path(__file__).parents[2] / "docs/observability.md"
 PROMPT = "Count from 1 to 40."
 COUNT: dict[str, Any] = {
     "model": "demo",
@@ -173,6 +176,26 @@ def test_metrics_are_for_loopback_and_for_tokens_of_their_scope(nodes: list[Real
     assert total(page, "ayni_device_free_bytes", device="ram") > 0
     assert total(page, "ayni_lan_refusals_total", status="401") >= 1
     assert total(page, "ayni_info", cluster="home") == 1
+
+
+def test_the_documentation_lists_every_metric(nodes: list[RealNode]) -> None:
+    for node in nodes:  # so that every gauge has something to say
+        node.ask("POST", "/api/chat", COUNT | {"stream": False, "options": {"num_predict": 2}})
+    documented = {}
+    for name, labels in re.findall(r"^\| `(ayni_\w+)` \|([^|]*)\|", DOCUMENT.read_text(), re.MULTILINE):
+        documented[name] = set(re.findall(r"`(\w+)`", labels))
+    page = httpx.get(f"{nodes[0].url}/metrics").text
+    families = {
+        family.name + ("_total" if family.type == "counter" else ""): family
+        for family in text_string_to_metric_families(page)
+        if family.name.startswith("ayni_")
+    }
+    assert families.keys() == documented.keys()
+    seen = {name: family for name, family in families.items() if family.samples}
+    assert len(seen) > 20
+    for name, family in seen.items():
+        for sample in family.samples:
+            assert sample.labels.keys() - {"node", "le"} == documented[name], name
 
 
 def test_nothing_that_was_said_is_in_spans_counts_or_logs(nodes: list[RealNode], collector: OtlpReceiver) -> None:

@@ -216,6 +216,7 @@ def test_explaining_names_every_node_and_the_reason() -> None:
     route = choose_route(view, request(1000, marks={5: 900}))
     assert isinstance(route, Route)
     assert route_header(route).isascii()
+    assert "; next=" in route_header(route)
     assert route_header(route).startswith(f"{node_id('b')}; resident; total=101.0ms; hop=1.0ms; prefill=100.0ms")
 
 

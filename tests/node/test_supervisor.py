@@ -425,3 +425,24 @@ async def test_two_hundred_requests_at_once_are_all_answered(start: Any, make: M
     node, model = start(), make("a")
     answers = await asyncio.gather(*(ask(node, model, "count 3") for _ in range(200)))
     assert answers == ["0 1 2 "] * 200
+
+
+async def test_loads_and_what_ends_them_are_counted(start: Any, make: Make) -> None:
+    node = start(max_loaded_models=1, load_timeout_s=5)
+    count = node._telemetry.metrics.registry.get_sample_value
+    for name in ("a", "b", "c"):
+        await node.load(make(name), ANY)
+    pid = int(notes(make("c"), "start")[0].split()[1])
+    os.kill(pid, signal.SIGKILL)
+    await until(lambda: not node.loaded())
+    await ask(node, make("d"), "count 1", keep=0)
+    await until(lambda: not node.loaded())
+    with pytest.raises(DoesNotFit):
+        await node.load(make("e", size=1 << 50), ANY)
+    for name in ("a", "b", "c", "d"):
+        assert count("ayni_loads_total", {"model": f"{name}:latest"}) == 1
+        assert count("ayni_load_duration_seconds_count", {"model": f"{name}:latest"}) == 1
+    for name, reason in (("a", "room"), ("b", "room"), ("c", "lost"), ("d", "idle")):
+        assert count("ayni_evictions_total", {"model": f"{name}:latest", "reason": reason}) == 1
+    assert count("ayni_load_failures_total", {"model": "e:latest", "reason": "DoesNotFit"}) == 1
+    assert count("ayni_output_tokens_total", {"model": "d:latest"}) == 1

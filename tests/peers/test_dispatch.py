@@ -24,6 +24,7 @@ from node.peers import Serves
 from node.report import NodeReport
 from node.settings import Settings
 from node.supervisor import LoadOptions
+from node.telemetry import new_traceparent
 from registry import Model, ModelStore
 from tests.peers.counting_node import WORDS, CountingNode, whole_text
 from tests.peers.lan_nodes import LanNode, lan_nodes, until
@@ -274,3 +275,35 @@ async def test_a_request_that_nobody_may_take_says_so(cluster) -> None:
         nodes[0].tell()
         with pytest.raises(Unserved):
             await answer(nodes[0])
+
+
+async def test_where_requests_go_and_why_they_go_on_is_counted(cluster, model: Model) -> None:
+    serves = [CountingNode(), CountingNode(stop_after=7, failure=RunnerLost("tiny", "it crashed"))]
+    async with cluster(serves) as nodes:
+        await only_on(nodes, 1)
+        name, target = str(model.name), nodes[1].lan.identity.node_name
+        count = nodes[0].dispatcher._telemetry.metrics.registry.get_sample_value
+        await answer(nodes[0])
+        sent = count("ayni_routes_total", {"model": name, "target": target, "kind": "resident"})
+        assert sent == len(serves[1].asked)
+        resumed = count("ayni_resumes_total", {"model": name, "reason": "RunnerLost"})
+        assert resumed == len(serves[0].asked) + len(serves[1].asked) - 1
+        for node in nodes:
+            inner = node.report_with
+            node.lan.report_with = lambda report, inner=inner: replace(inner(report), state="draining")
+            node.tell()
+        await until(lambda: all(seen.state == "draining" for seen in nodes[0].cluster.now.nodes.values()))
+        with pytest.raises(Unserved):
+            await answer(nodes[0])
+        assert count("ayni_route_refusals_total", {"model": name, "reason": "no_node"}) == 1
+
+
+async def test_each_attempt_carries_the_trace_of_the_request(cluster) -> None:
+    serves = [CountingNode(stop_after=7, failure=RunnerLost("tiny", "it crashed")), CountingNode()]
+    trace = new_traceparent()
+    async with cluster(serves) as nodes:
+        await only_on(nodes, 0, 1)
+        await answer(nodes[0], replace(JOB, trace=trace))
+    asked = [*serves[0].asked, *serves[1].asked]
+    assert len(asked) > 0
+    assert {job.trace for job in asked} == {trace}
