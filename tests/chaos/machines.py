@@ -20,6 +20,7 @@ from tests.support import netns
 
 # The systemd unit waits 2 s.
 RESTART_S = 1.0
+START_LIMIT_S = 60.0
 LOOK_S = 0.02
 # A broken connection may be noticed before the death behind it is.
 NOTICE_S = 0.5
@@ -149,7 +150,7 @@ class Machine:
         if self._ending.wait(RESTART_S):
             return
         try:
-            self.node.start()
+            self.node.start(START_LIMIT_S)
         except AssertionError as error:
             hindered = self._expected or (self.disk is not None and self.disk.is_full)
             if not hindered:

@@ -99,7 +99,7 @@ class RealNode:
     def ca(self) -> Path:
         return self.home / ".ayni" / "cluster" / "identity" / "ca.pem"
 
-    def start(self) -> RealNode:
+    def start(self, limit_s: float = START_LIMIT_S) -> RealNode:
         self.home.mkdir(parents=True, exist_ok=True)
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("AYNI_", "OLLAMA_", "XDG_"))}
         own = {
@@ -118,7 +118,7 @@ class RealNode:
                 stdout=log,
                 stderr=log,
             )
-        until(self.answers, START_LIMIT_S, f"the start of {self.name}: {self.log[-2000:]}")
+        until(self.answers, limit_s, f"the start of {self.name}: {self.log[-2000:]}")
         return self
 
     def answers(self) -> bool:
