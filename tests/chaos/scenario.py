@@ -98,7 +98,7 @@ def run(
         tell(f"at rest: {report.wrong or 'whole'}")
         if not report.wrong:
             report.generation = machines[0].node.ask("GET", "/api/cluster")["generation"]
-            report.wrong += _disagreements(machines, expected)
+            report.wrong += _disagreements(machines, expected) + wholeness.placement_troubles(machines)
         report.wrong += [death for machine in machines for death in machine.deaths]
         report.wrong += [line for machine in machines for line in _tracebacks(machine)]
         report.resumed = sum(machine.node.log.count("stream goes on") for machine in machines)

@@ -14,10 +14,12 @@ import httpx
 import psutil
 
 from tests.chaos.machines import COORDINATOR, Machine
+from tests.cluster.real_nodes import until
 
 # Connections between daemons are pooled, and Python's threads come by need.
 FDS_TOLERANCE = 12
 LIMIT_S = 10.0
+PLACEMENT_LIMIT_S = 30.0
 RAY_PROCESSES = 4  # raylet, its two helpers, our agent
 
 
@@ -96,6 +98,24 @@ def _strays(machine: Machine, me: list[dict[str, Any]]) -> Iterator[str]:
                 yield f"{machine.name} has a zombie: {child.name()}"
     if len(folders := [folder for folder in machine.session_folders if folder.exists()]) > 1:
         yield f"{machine.name} has session folders {folders}"
+
+
+def placement_troubles(machines: Sequence[Machine]) -> list[str]:
+    """Why the coordinator's orders do not arrive: it is to empty a machine that is drained."""
+    asker, place = machines[0].node, machines[-1].node
+    orders = place.log.count("order Unload")
+    try:
+        asker.ask("POST", "/api/cluster/pins", {"model": "demo", "nodes": [place.name]})
+        until(lambda: place.nodes()[place.name]["resident"], PLACEMENT_LIMIT_S, "the load of a pinned model")
+        asker.ask("DELETE", "/api/cluster/pins/demo")
+        asker.ask("POST", f"/api/cluster/nodes/{place.name}/drain", {"drain": True})
+        until(lambda: place.log.count("order Unload") > orders, PLACEMENT_LIMIT_S, "an order to the drained machine")
+        until(lambda: not place.nodes()[place.name]["resident"], PLACEMENT_LIMIT_S, "the unload on it")
+        asker.ask("POST", f"/api/cluster/nodes/{place.name}/drain", {"drain": False})
+        until(lambda: asker.states()[place.name] == "up", PLACEMENT_LIMIT_S, "its return")
+    except AssertionError as error:
+        return [f"placement: {error}"]
+    return []
 
 
 def left_behind(machines: Sequence[Machine], folder: Path) -> list[str]:
