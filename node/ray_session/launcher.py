@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import logging
 import os
+import secrets
 import shutil
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +20,7 @@ from node.ray_session.control import RayControl
 from node.ray_session.errors import PortsTaken, RayCommandFailed, RayUnusable
 from node.ray_session.formation import Formation
 from node.ray_session.plan import Credentials, SessionPlan
-from node.ray_session.ports import FIRST_PORT, RayPorts, choose_ports
+from node.ray_session.ports import FIRST_PORT, TURNS, RayPorts, choose_ports
 from node.ray_session.session import RaySession
 from node.ray_session.versions import ray_versions
 
@@ -57,6 +59,7 @@ class RayLauncher:
         before: awaited with the plan when the session's folder is there and nothing runs yet.
         address: where other nodes reach this one; None: the address that it uses towards the head.
         first_port: where the blocks of ports begin that may be used.
+        turns: of the ports; begins anywhere, as the daemon before this one did.
     """
 
     me: NodeId
@@ -69,6 +72,7 @@ class RayLauncher:
     address: str | None = None
     first_port: int = FIRST_PORT
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    turns: Iterator[int] = field(default_factory=lambda: itertools.count(secrets.randbelow(TURNS)))
 
     async def start(self, formation: Formation) -> RaySession:
         """Join, or found, the Ray cluster of this formation. Raises RaySessionError, OSError."""
@@ -120,13 +124,14 @@ class RayLauncher:
         return plan, recovers
 
     def _ports(self, formation: Formation, *, is_head: bool) -> RayPorts:
+        turn = next(self.turns) % TURNS
         if not is_head:
-            return choose_ports(self.first_port)
+            return choose_ports(self.first_port, turn=turn)
         try:
-            return choose_ports(formation.port, blocks=1)
+            return choose_ports(formation.port, turn=turn, blocks=1)
         except PortsTaken:
             # The control store has to come back on the port that everybody knows; the others may move.
-            return choose_ports(self.first_port, but_not=frozenset({formation.port}))
+            return choose_ports(self.first_port, turn=turn, but_not=frozenset({formation.port}))
 
 
 async def await_head(formation: Formation, limit_s: float = HEAD_PORT_LIMIT_S) -> None:
