@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
@@ -56,12 +57,14 @@ class Work:
 class MeasuredNode:
     """The supervisor, with an eye on it. `on_change` is told when what is in memory may have changed.
 
-    A model whose weights are not here raises ModelNotThere: another node may have them.
+    A model whose weights are not here raises ModelNotThere: another node may have them. `pinned` models stay in memory
+    whatever keep-alive a request names; others decide which those are.
     """
 
     def __init__(self, me: NodeId, node: OwnNode, on_change: Callable[[], None]) -> None:
         self._me, self._node, self._on_change = me, node, on_change
         self.speeds: dict[Digest, Speed] = {}
+        self.pinned: frozenset[Digest] = frozenset()
         self.prefill_bytes_s = 0.0
         self.decode_bytes_s = 0.0
         self._loading: dict[Digest, list[int]] = {}
@@ -81,7 +84,7 @@ class MeasuredNode:
         """As the supervisor's."""
         started_s = time.monotonic()
         with self._at_work(model, options), self._noting_load(model) as loaded:
-            async with aclosing(self._node.run(model, job, options, keep_alive_s)) as events:
+            async with aclosing(self._node.run(model, job, options, self._stay_s(model, keep_alive_s))) as events:
                 async for event in events:
                     loaded()
                     if type(event) is Done:
@@ -93,19 +96,19 @@ class MeasuredNode:
     ) -> Embedded:
         """As the supervisor's."""
         with self._at_work(model, options, embedding=True), self._noting_load(model):
-            return await self._node.embed(model, job, options, keep_alive_s)
+            return await self._node.embed(model, job, options, self._stay_s(model, keep_alive_s))
 
     async def render(self, model: Model, job: Job, options: LoadOptions, keep_alive_s: float | None = None) -> Rendered:
         """As the supervisor's."""
         with self._noting_load(model):
-            return await self._node.render(model, job, options, keep_alive_s)
+            return await self._node.render(model, job, options, self._stay_s(model, keep_alive_s))
 
     async def load(
         self, model: Model, options: LoadOptions, keep_alive_s: float | None = None, *, embedding: bool = False
     ) -> LoadedModel:
         """As the supervisor's."""
         with self._noting_load(model):
-            return await self._node.load(model, options, keep_alive_s, embedding=embedding)
+            return await self._node.load(model, options, self._stay_s(model, keep_alive_s), embedding=embedding)
 
     async def unload(self, name: ModelName) -> bool:
         """As the supervisor's."""
@@ -134,6 +137,9 @@ class MeasuredNode:
             work.requests -= 1
             if not work.requests:
                 del self._working[key]
+
+    def _stay_s(self, model: Model, keep_alive_s: float | None) -> float | None:
+        return math.inf if model.digest in self.pinned else keep_alive_s
 
     @contextmanager
     def _noting_load(self, model: Model) -> Iterator[Callable[[], None]]:

@@ -138,7 +138,7 @@ class ClusterNode:
             daemon.store, daemon.shelf, self.view, self.peers, self._box, self.reporter.scan_soon
         )
         self.handover = Handover(self.measured, self.dispatcher)
-        self.pins = Pins(folder, self.reporter, self.measured, daemon.store)
+        self.pins = Pins(folder, self.measured, daemon.store, keep_alive_s=settings.keep_alive_s)
         self._registrar = Registrar(identity, self.peers, self.software)
         self.endpoints = Endpoints(
             self.measured,

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from msgspec import Meta, Struct
 
+from api.options import merge_options
 from node.errors import NodeError
 from node.identity import UnusableFile, read_private, write_private
 from node.peers import Call, Caller, CallRefused
-from node.supervisor import LoadOptions
 from registry import ModelName, ModelStore, RegistryError
 
 if TYPE_CHECKING:
     from api.cluster.measured import MeasuredNode
-    from api.cluster.reporter import Reporter
+    from node.supervisor import LoadedModel, LoadOptions
+    from registry import Model
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +42,11 @@ class PinAnswer(Struct, frozen=True, kw_only=True):
 
 
 class Pins:
-    """This node's pins."""
+    """This node's pins. `keep_alive_s`: how long a model stays when it is pinned no longer."""
 
-    def __init__(self, folder: Path, reporter: Reporter, node: MeasuredNode, store: ModelStore) -> None:
+    def __init__(self, folder: Path, node: MeasuredNode, store: ModelStore, *, keep_alive_s: float) -> None:
         self._path = folder / "pins"
-        self._reporter, self._node, self._store = reporter, node, store
+        self._node, self._store, self._keep_alive_s = node, store, keep_alive_s
         self._names: set[str] = self._read()
         self._changed = asyncio.Event()
 
@@ -81,14 +82,14 @@ class Pins:
                 try:
                     model = await asyncio.to_thread(self._store.resolve, ModelName.parse(text))
                     digests.add(model.digest)
-                    self._reporter.pinned = self._reporter.pinned | {model.digest}
-                    if not any(item.digest == model.digest for item in self._node.loaded()):
-                        await self._node.load(model, LoadOptions(), math.inf)
+                    self._node.pinned |= {model.digest}
+                    if not any(item.digest == model.digest and _stays(item) for item in self._node.loaded()):
+                        await self._node.load(model, _options(model), math.inf)
                 except (NodeError, RegistryError) as error:
                     log.warning("pinned model %s is not loaded: %s", text, error)
                 except Exception:  # the next look may do better
                     log.exception("pinned model %s is not loaded", text)
-            self._reporter.pinned = digests
+            self._node.pinned = frozenset(digests)
             try:
                 async with asyncio.timeout(LOOK_S):
                     await self._changed.wait()
@@ -98,8 +99,9 @@ class Pins:
     async def _restore_keep_alive(self, name: ModelName) -> None:
         try:
             model = await asyncio.to_thread(self._store.resolve, name)
+            self._node.pinned -= {model.digest}
             if any(item.digest == model.digest for item in self._node.loaded()):
-                await self._node.load(model, LoadOptions(), 300.0)
+                await self._node.load(model, _options(model), self._keep_alive_s)
         except (NodeError, RegistryError) as error:
             log.info("model %s keeps its time in memory: %s", name, error)
 
@@ -111,3 +113,13 @@ class Pins:
         except (UnusableFile, OSError, msgspec.MsgspecError) as error:  # no reason not to start
             log.warning("pinned models not read: %s", error)
             return set()
+
+
+def _stays(loaded: LoadedModel) -> bool:
+    """Whether nothing but a person or a need for room unloads it."""
+    return loaded.expires_at is None and not loaded.embedding
+
+
+def _options(model: Model) -> LoadOptions:
+    """As a request that names none would load it: otherwise the first one would load it anew."""
+    return merge_options(model.parameters).load_options()

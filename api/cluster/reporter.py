@@ -24,7 +24,7 @@ from node.report import (
     ResidentModel,
 )
 from node.supervisor import LoadedModel, LoadOptions
-from registry import Digest, Model, ModelStore, RegistryError
+from registry import Model, ModelStore, RegistryError
 
 if TYPE_CHECKING:
     from api.cluster.measured import MeasuredNode
@@ -46,7 +46,7 @@ FEW_HELD = 32
 
 
 class Reporter:
-    """One node's reports. `draining`, `pinned`, `standing` are set by others; `standing` is how it is with Ray."""
+    """One node's reports. `draining`, `standing` are set by others; `standing` is how it is with Ray."""
 
     def __init__(
         self,
@@ -64,7 +64,6 @@ class Reporter:
     ) -> None:
         self.address = ""
         self.draining = False
-        self.pinned: set[Digest] = set()
         self.standing: Mapping[str, object] = {}
         self._me, self._name, self._version, self._ray_version = me, name, version, ray_version
         self._store, self._node, self._devices, self._footprints = store, node, devices, footprints
@@ -197,7 +196,7 @@ class Reporter:
             mean_job_s=speed.mean_job_s if speed else 0.0,
             idle_s=0.0 if item.active or not speed else max(0.0, time.monotonic() - speed.used_at_s),
             expires_in_s=expires_in_s,
-            pinned=item.digest in self.pinned,
+            pinned=item.digest in self._node.pinned,
         )
 
 

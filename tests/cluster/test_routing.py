@@ -69,9 +69,26 @@ def test_a_pinned_model_is_loaded_where_it_is_pinned_and_stays(cluster: list[Rea
         "nodes": ["b"],
     }
     until(lambda: any(m["pinned"] for m in a.nodes()["b"]["resident"]), what="the pinned model's load")
+    b.ask("POST", "/api/chat", {"model": "demo", "keep_alive": "1ms", "options": {"num_predict": 1}, "stream": False})
+    assert [entry["expires_at"][:4] for entry in b.ask("GET", "/api/ps")["models"] if entry["node"] == "b"] == ["2318"]
     assert set(a.ask("DELETE", "/api/cluster/pins/demo")["nodes"]) == {"a", "b", "c"}
     until(lambda: not any(m["pinned"] for m in a.nodes()["b"]["resident"]), what="its release")
     assert b.ask("GET", "/api/cluster")["state"] == "up"
+
+
+def test_a_pinned_model_is_loaded_as_its_own_parameters_want_it(cluster: list[RealNode]) -> None:
+    a = cluster[0]
+    wide = {"model": "wide", "from": "demo", "parameters": {"num_ctx": 1536}, "stream": False}
+    a.ask("POST", "/api/create", wide)
+    a.ask("POST", "/api/cluster/pins", {"model": "wide", "nodes": ["a"]})
+
+    def contexts() -> set[int]:
+        return {m["context_tokens"] for m in a.nodes()["a"]["resident"] if m["name"] == "wide:latest"}
+
+    until(contexts, what="the pinned model's load")
+    assert contexts() == {1536}
+    a.ask("DELETE", "/api/cluster/pins/wide")
+    a.ask("DELETE", "/api/delete", {"model": "wide"})
 
 
 @pytest.mark.timeout(90)
