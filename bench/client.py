@@ -29,9 +29,14 @@ class _Choice(msgspec.Struct):
     delta: _Delta
 
 
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: int = 0
+
+
 class _Usage(msgspec.Struct):
     completion_tokens: int
     prompt_tokens: int
+    prompt_tokens_details: _PromptDetails | None = None
 
 
 class _Chunk(msgspec.Struct):
@@ -51,6 +56,7 @@ class Trace:
     text: str = ""
     output_tokens: int = 0
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     begun: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -106,6 +112,8 @@ async def stream_chat(
                 if chunk.usage is not None:
                     trace.output_tokens = chunk.usage.completion_tokens
                     trace.prompt_tokens = chunk.usage.prompt_tokens
+                    if chunk.usage.prompt_tokens_details is not None:
+                        trace.cached_tokens = chunk.usage.prompt_tokens_details.cached_tokens
     except (OSError, EOFError, ValueError) as error:  # a timeout is an OSError, bad JSON a ValueError
         raise BadAnswer(f"port {port}: {error!r}") from error
     trace.text = "".join(pieces)

@@ -47,10 +47,10 @@ class Slots:
     threads: int
 
 
-def free_port() -> int:
-    """A port of loopback that nothing listens on now."""
+def free_port(address: str = "127.0.0.1") -> int:
+    """A port of an address of this machine that nothing listens on now."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((address, 0))
         port: int = probe.getsockname()[1]
         return port
 
