@@ -31,6 +31,7 @@ from node.runner.protocol import (
     LoadProgress,
     LoadSpec,
     Reply,
+    Standing,
     Submit,
     decode_reply,
     frame,
@@ -131,7 +132,7 @@ class Runner:
                     return loaded
                 case LoadFailed(message):
                     raise RunnerFailed(message)
-                case LoadProgress() | Events():
+                case LoadProgress() | Events() | Standing():
                     continue
 
     def run(self, jobs: Sequence[Job]) -> list[Step]:

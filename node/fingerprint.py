@@ -17,7 +17,7 @@ from hashlib import blake2b
 import msgspec
 
 from node.jobs import Chat, Infill, Message, Prompt
-from node.report import PrefixHash
+from node.report import MAX_PREFIXES, PrefixHash
 
 BLOCK_BYTES = 2048
 # What a mark is kept for: a shared system prompt or document (the first ones), and the next or a repeated turn (the
@@ -37,6 +37,9 @@ class Marks:
     hashes: tuple[PrefixHash, ...] = ()
     tokens: tuple[int, ...] = ()
     total_tokens: int = 0
+
+
+NO_MARKS = Marks()
 
 
 def fingerprint(prompt: Prompt) -> Marks:
@@ -117,26 +120,39 @@ def _rest_of(message: Message) -> bytes:
 class PrefixLedger:
     """Which marks the sequences of one loaded model still hold, told by the engine as it places and cuts them.
 
-    A mark counts as held while all of its tokens are in a sequence's memory.
+    A mark counts as held while all of its tokens are in a sequence's memory. `version` grows whenever that may have
+    changed.
     """
 
     def __init__(self) -> None:
+        # The sequence that was touched last stands last.
         self._held: dict[int, list[tuple[PrefixHash, int]]] = {}
+        self.version = 0
 
     def place(self, slot: int, keep: int, source: int | None = None) -> None:
         """The sequence goes on after its own first `keep` tokens, or after those copied from `source`."""
         known = self._held.get(slot if source is None else source, [])
-        self._held[slot] = [(mark, tokens) for mark, tokens in known if tokens <= keep]
+        self._hold(slot, [(mark, tokens) for mark, tokens in known if tokens <= keep])
 
     def evaluated(self, slot: int, marks: Marks, prompt_tokens: int) -> None:
-        """The whole prompt is in the sequence's memory: `prompt_tokens` as tokenised, which scales the estimates."""
+        """All that is marked is in the sequence's memory: `prompt_tokens` as tokenised, which scales the estimates."""
         scale = prompt_tokens / marks.total_tokens if marks.total_tokens else 0.0
         known = dict(self._held.get(slot, []))
         for mark, tokens in zip(marks.hashes, marks.tokens, strict=True):
             known.setdefault(mark, min(prompt_tokens, round(tokens * scale)))
         newest = sorted(known.items(), key=lambda item: item[1])
-        self._held[slot] = newest if len(newest) <= MAX_MARKS else [*newest[:FIRST_MARKS], *newest[-LAST_MARKS:]]
+        self._hold(slot, newest if len(newest) <= MAX_MARKS else [*newest[:FIRST_MARKS], *newest[-LAST_MARKS:]])
 
     def hashes(self) -> frozenset[PrefixHash]:
-        """What to report."""
-        return frozenset(mark for marks in self._held.values() for mark, _ in marks)
+        """What to report: at most `MAX_PREFIXES`, of the sequences that were touched last."""
+        found: set[PrefixHash] = set()
+        for marks in reversed(self._held.values()):
+            if len(found) + len(marks) > MAX_PREFIXES:
+                break
+            found.update(mark for mark, _ in marks)
+        return frozenset(found)
+
+    def _hold(self, slot: int, marks: list[tuple[PrefixHash, int]]) -> None:
+        self._held.pop(slot, None)
+        self._held[slot] = marks
+        self.version += 1

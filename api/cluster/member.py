@@ -390,7 +390,7 @@ class ClusterNode:
 
 def _fingerprint(report: NodeReport) -> frozenset[object]:
     """What of a report the others should know without delay."""
-    return frozenset((r.digest, r.context_tokens, r.embedding, r.pinned) for r in report.resident)
+    return frozenset((r.digest, r.context_tokens, r.embedding, r.pinned, r.prefixes) for r in report.resident)
 
 
 def _placing(member: ClusterNode, folder: Path) -> Placing | None:

@@ -85,6 +85,9 @@ class Pins:
                     self._node.pinned |= {model.digest}
                     if not any(item.digest == model.digest and _stays(item) for item in self._node.loaded()):
                         await self._node.load(model, _options(model), math.inf)
+                        if text not in self._names:  # unpinned while it was being loaded
+                            digests.discard(model.digest)
+                            await self._restore_keep_alive(ModelName.parse(text))
                 except (NodeError, RegistryError) as error:
                     log.warning("pinned model %s is not loaded: %s", text, error)
                 except Exception:  # the next look may do better

@@ -191,6 +191,8 @@ class Reporter:
             gpu_bytes=item.vram_bytes,
             active=item.active,
             queued=item.queued,
+            backlog_tokens=item.backlog_tokens,
+            prefixes=item.prefixes,
             prefill_tokens_s=speed.prefill_tokens_s if speed else 0.0,
             decode_tokens_s=speed.decode_tokens_s if speed else 0.0,
             mean_job_s=speed.mean_job_s if speed else 0.0,

@@ -103,6 +103,8 @@ def _resident(model: ResidentModel) -> dict[str, Any]:
         "parallel": model.parallel,
         "active": model.active,
         "queued": model.queued,
+        "backlog_tokens": model.backlog_tokens,
+        "cached_prefixes": len(model.prefixes),
         "prefill_tokens_s": round(model.prefill_tokens_s, 1),
         "decode_tokens_s": round(model.decode_tokens_s, 1),
         "pinned": model.pinned,

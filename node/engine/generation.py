@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from node.engine.binding import Logits
@@ -13,7 +14,8 @@ from node.engine.logprobs import token_logprob
 from node.engine.sampling import Sampler
 from node.engine.text import TokenText
 from node.engine.vocab import Vocab
-from node.jobs import Delta, Done, FinishReason, Sampling, TokenLogprob, ToolCall, Usage
+from node.fingerprint import NO_MARKS, Marks, after_reply
+from node.jobs import Chat, Delta, Done, FinishReason, Message, Sampling, TokenLogprob, ToolCall, Usage
 
 if TYPE_CHECKING:  # the engine only calls a parser; making one takes a template
     from node.prompt import OutputParser
@@ -27,7 +29,8 @@ class Ticket:
     """A generation as the engine takes it: rendered, tokenised, and known to fit the context.
 
     `prompt` leaves room for one token at least. `parser` None: output is plain text. `received_ns` is
-    time.monotonic_ns when the job arrived.
+    time.monotonic_ns when the job arrived. `marks`: the prompt's fingerprint; `chat`: the conversation that the output
+    is a reply in, if it is one.
     """
 
     job: str
@@ -43,6 +46,8 @@ class Ticket:
     resume: tuple[int, ...] = ()
     parser: OutputParser | None = None
     think_before_format: bool = False
+    marks: Marks = NO_MARKS
+    chat: Chat | None = None
 
 
 class Generation:
@@ -63,6 +68,7 @@ class Generation:
         self._started_ns = time.monotonic_ns()
         self._first_token_ns = 0
         self._forced: list[int] = []
+        self._said: list[tuple[str, str, tuple[ToolCall, ...]]] = []
         sampler.remember_prompt(ticket.prompt)
         self._resume_after(ticket.resume)
 
@@ -133,6 +139,17 @@ class Generation:
             context=(*self.ticket.prompt, *self.output),
         )
 
+    def marks(self) -> Marks:
+        """The fingerprint of the prompt and, in a conversation, of the reply: what its next turn begins with."""
+        chat = self.ticket.chat
+        if chat is None:
+            return self.ticket.marks
+        texts, thoughts, calls = zip(*self._said, strict=True) if self._said else ((), (), ())
+        reply = Message(
+            role="assistant", content="".join(texts), thinking="".join(thoughts), tool_calls=tuple(chain(*calls))
+        )
+        return after_reply(chat, reply)
+
     def _resume_after(self, tokens: Sequence[int]) -> None:
         """Take in what another machine has already delivered, as if it had been sampled here."""
         if self.sampler.learns_from_draws:
@@ -174,9 +191,17 @@ class Generation:
         text = self._text.feed(self._piece(token))
         parser = self.ticket.parser
         if parser is None or not text:
-            return text, "", ()
+            return self._say(text)
         parsed = parser.feed(text)
-        return parsed.text, parsed.thinking, parsed.tool_calls
+        return self._say(parsed.text, parsed.thinking, parsed.tool_calls)
+
+    def _say(
+        self, text: str, thinking: str = "", calls: tuple[ToolCall, ...] = ()
+    ) -> tuple[str, str, tuple[ToolCall, ...]]:
+        """Remember what the client gets."""
+        said = text, thinking, calls
+        self._said.append(said)
+        return said
 
     def _piece(self, token: int) -> bytes:
         if token in self._vocab.controls and token not in self._shown:
@@ -188,9 +213,9 @@ class Generation:
         text = self._text.finish()
         parser = self.ticket.parser
         if parser is None:
-            return text, "", ()
+            return self._say(text)
         parsed, last = parser.feed(text), parser.finish()
-        return parsed.text + last.text, parsed.thinking + last.thinking, parsed.tool_calls + last.tool_calls
+        return self._say(parsed.text + last.text, parsed.thinking + last.thinking, parsed.tool_calls + last.tool_calls)
 
     def _last_delta(self) -> Delta | None:
         text, thinking, calls = self._rest()

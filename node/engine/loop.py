@@ -21,7 +21,9 @@ from node.engine.prefix import place
 from node.engine.sampling import Candidates, Sampler
 from node.engine.scheduler import Pace, Share, plan_step
 from node.engine.slots import Slot, best_source, needs, ready_prompts
+from node.fingerprint import PrefixLedger
 from node.jobs import Event, Failed
+from node.runner.protocol import Standing
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 _ABORT_WORTH_S = 0.1
 
 Send = Callable[[Sequence[Event]], None]
+Tell = Callable[[Standing], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +50,15 @@ class Engine:
     Args:
         send: called with the events of a step, in order, from the engine's thread. It may block; generation
             then waits.
+        tell: called from the same thread before that, when the step has changed how the engine stands.
     """
 
-    def __init__(self, context: Context, send: Send) -> None:
+    def __init__(self, context: Context, send: Send, tell: Tell) -> None:
         self._context = context
         self._vocab = context.model.vocab
-        self._send = send
+        self._send, self._tell = send, tell
+        self._ledger = PrefixLedger()
+        self._told = self._ledger.version, 0
         self._can_rewind = not context.model.remembers_only_forward
         self._slots = [Slot(i) for i in range(context.sequences)]
         self._waiting: deque[Ticket] = deque()
@@ -89,9 +95,25 @@ class Engine:
             self._read_mail(wait_s=None if idle else 0.0)
             self._admit()
             self._step()
+            self._tell_standing()
             if self._events:
                 events, self._events = self._events, []
                 self._send(events)
+
+    def _tell_standing(self) -> None:
+        told_version, told_backlog = self._told
+        backlog = 0
+        for slot in self._slots:
+            if slot.prefilling:
+                backlog += len(slot.pending)
+        for ticket in self._waiting:
+            backlog += len(ticket.prompt)
+        version = self._ledger.version
+        if version == told_version and backlog == told_backlog:
+            return
+        self._told = version, backlog
+        prefixes = self._ledger.hashes() if version != told_version else None
+        self._tell(Standing(backlog_tokens=backlog, prefixes=prefixes))
 
     def _read_mail(self, *, wait_s: float | None) -> None:
         for message in self._mailbox.take(wait_s=wait_s):
@@ -161,6 +183,7 @@ class Engine:
         self._context.copy_sequence(source.index, target.index)
         target.tokens = list(source.tokens)
         target.exact = source.exact
+        self._ledger.place(target.index, count, source.index)
         self._cut(target, count)
 
     def _cut(self, slot: Slot, count: int) -> None:
@@ -168,7 +191,12 @@ class Engine:
         if count < len(slot.tokens) and not self._context.truncate(slot.index, count):
             self._context.truncate(slot.index, -1)
             count = 0
+        self._keep(slot, count)
+
+    def _keep(self, slot: Slot, count: int) -> None:
+        """The slot's memory was cut down to its first `count` tokens."""
         slot.keep(count)
+        self._ledger.place(slot.index, slot.exact)
 
     def _step(self) -> None:
         self._make_room()
@@ -214,6 +242,7 @@ class Engine:
             self._context.discard(slot.index, keep, end)
             del slot.tokens[keep:end]
             slot.exact = min(slot.exact, keep)
+            self._ledger.place(slot.index, slot.exact)
 
     def _kept(self, ticket: Ticket) -> int:
         """How many tokens at the beginning a shift leaves alone; at least one token can go."""
@@ -282,7 +311,7 @@ class Engine:
             if not self._context.truncate(slot.index, len(slot.tokens)):
                 slot.pending = slot.tokens + slot.pending
                 self._context.truncate(slot.index, -1)
-                slot.keep(0)
+                self._keep(slot, 0)
 
     def _fail_all(self, error: DecodeError) -> None:
         """A batch failed: nothing in memory is certain any more, so every job in it fails and it is cleared."""
@@ -292,14 +321,16 @@ class Engine:
                 job = slot.generation.ticket.job
                 self._events.append(Failed(job=job, kind="internal", message=str(error)))
                 self._release(slot)
-            slot.keep(0)
+            self._keep(slot, 0)
         self._context.clear()
 
     def _advance(self, slot: Slot, output: int) -> None:
         """Sample a sequence's next token, which the next step evaluates."""
         generation = slot.generation
         assert generation is not None
-        slot.prefilling = False
+        if slot.prefilling:
+            slot.prefilling = False
+            self._ledger.evaluated(slot.index, generation.ticket.marks, len(generation.ticket.prompt))
         try:
             token, delta = generation.next_token(self._context.logits(output))
         except JobError as error:
@@ -314,8 +345,11 @@ class Engine:
             slot.pending.append(token)
 
     def _finish(self, slot: Slot) -> None:
-        assert slot.generation is not None
-        self._events.append(slot.generation.done())
+        generation = slot.generation
+        assert generation is not None
+        self._events.append(generation.done())
+        if slot.exact == len(slot.tokens):  # else its beginning is no longer what the marks stand for
+            self._ledger.evaluated(slot.index, generation.marks(), len(slot.tokens))
         self._release(slot)
 
     def _release(self, slot: Slot) -> None:

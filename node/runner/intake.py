@@ -13,8 +13,9 @@ from node.engine.embeddings import EmbedTicket
 from node.engine.errors import JobError
 from node.engine.generation import Ticket
 from node.engine.vocab import Vocab
+from node.fingerprint import NO_MARKS, Marks, fingerprint
 from node.grammar import InvalidSchema, grammar_for
-from node.jobs import Chat, EmbedJob, Infill, Job, Raw, Rendered
+from node.jobs import Chat, EmbedJob, Infill, Job, Prompt, Raw, Rendered
 from node.prompt import OutputParser, PromptTemplate, TemplateError, fit_messages
 
 
@@ -29,7 +30,7 @@ class Intake:
     def prepare(self, job: Job, *, received_ns: int) -> Ticket:
         """Render and tokenise a generation."""
         vocab = self._vocab
-        prompt, parser = self._prompt(job)
+        prompt, parser, chat, marks = self._prompt(job)
         _check_tokens(job.resume, vocab)
         think = isinstance(job.prompt, Chat) and job.prompt.think is not False
         return Ticket(
@@ -46,6 +47,8 @@ class Intake:
             resume=job.resume,
             parser=parser,
             think_before_format=think,
+            marks=marks,
+            chat=chat,
         )
 
     def render(self, job: Job) -> Rendered:
@@ -88,16 +91,20 @@ class Intake:
             cut[-1] = last
         return cut
 
-    def _prompt(self, job: Job) -> tuple[list[int], OutputParser | None]:
-        """The prompt's tokens, at least one and at most one less than the context, and the output's parser."""
-        prompt, parser = job.prompt, None
+    def _prompt(self, job: Job) -> tuple[list[int], OutputParser | None, Chat | None, Marks]:
+        """The prompt's tokens, at least one and at most one less than the context, and the output's parser.
+
+        And what of the prompt is in them: the conversation, if the output is a reply in one, and its fingerprint.
+        """
+        prompt: Prompt = job.prompt
+        parser: OutputParser | None = None
         limit = self._context_tokens - 1
         if isinstance(prompt, Chat):
             if any(m.images for m in prompt.messages):
                 raise JobError("unsupported", "this model does not take images")
-            chat = self._fitting_chat(prompt, job)
-            tokens = self._chat_tokens(chat)
-            parser = self._parser(chat)
+            prompt = self._fitting_chat(prompt, job)
+            tokens = self._chat_tokens(prompt)
+            parser = self._parser(prompt)
         elif isinstance(prompt, Infill):
             tokens = self._infill_tokens(prompt)
         else:
@@ -105,10 +112,11 @@ class Intake:
         if len(tokens) > limit:
             if not job.truncate:
                 raise _too_long(len(tokens), limit)
-            tokens = self._without_middle(tokens, job)
+            return self._without_middle(tokens, job), parser, None, NO_MARKS
         if not tokens:
             tokens = [self._vocab.bos if self._vocab.bos >= 0 else 0]
-        return tokens, parser
+        replies = isinstance(prompt, Chat) and bool(prompt.messages) and prompt.messages[-1].role != "assistant"
+        return tokens, parser, prompt if replies and isinstance(prompt, Chat) else None, fingerprint(prompt)
 
     def _without_middle(self, tokens: list[int], job: Job) -> list[int]:
         """Keep the first `num_keep` tokens and the newest of the rest."""

@@ -114,7 +114,8 @@ class Runner:
             self._outlet.drain(_LAST_WORDS_S)
             self._exit(EXIT_LOAD_FAILED)
             return
-        engine = Embedder(context, self._outlet.send) if spec.embedding else Engine(context, self._outlet.send)
+        outlet = self._outlet
+        engine = Embedder(context, outlet.send) if spec.embedding else Engine(context, outlet.send, outlet.reply)
         self._engine = engine
         threading.Thread(target=self._guarded, args=(self._prepare_jobs, intake), name="intake", daemon=True).start()
         gc.collect()

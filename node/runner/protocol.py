@@ -2,8 +2,8 @@
 
 The daemon starts `python -m node.runner --fd N`, N being one end of a socket pair, sends `Load` first and then
 any number of requests, many jobs at once. The runner answers with `LoadProgress` ..., then `Loaded` or
-`LoadFailed`, then `Events` (everything one engine step produced, for all jobs, in one frame). It exits when the
-socket closes, so a dead daemon leaves no runner behind.
+`LoadFailed`, then `Events` (everything one engine step produced, for all jobs, in one frame) and `Standing` (what its
+memory holds, whenever that changes). It exits when the socket closes, so a dead daemon leaves no runner behind.
 
 A frame is a 4-byte little-endian length and that many bytes of msgpack.
 """
@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from node.jobs import EmbedJob, Event, Job
+from node.report import PrefixHash
 
 # A job carries at most a request body (bounded by the API) and its images; anything longer is a bug.
 MAX_FRAME_BYTES = 256 << 20
@@ -136,7 +137,19 @@ class Events(Struct, frozen=True, tag="events"):
     events: tuple[Event, ...]
 
 
-Reply: TypeAlias = LoadProgress | Loaded | LoadFailed | Events
+class Standing(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="standing"):
+    """How the engine stands; sent before the events of the step that changed it.
+
+    Attributes:
+        backlog_tokens: of prompts that have arrived and are not evaluated yet.
+        prefixes: fingerprints of the prompts whose tokens are in its memory; None: as they were.
+    """
+
+    backlog_tokens: int = 0
+    prefixes: frozenset[PrefixHash] | None = None
+
+
+Reply: TypeAlias = LoadProgress | Loaded | LoadFailed | Events | Standing
 
 encode = msgspec.msgpack.Encoder().encode
 decode_request = msgspec.msgpack.Decoder(Request).decode

@@ -128,6 +128,8 @@ class Resident:
             info=self.info,
             active=active,
             queued=self.in_use - active + waiting,
+            backlog_tokens=self.runner.backlog_tokens,
+            prefixes=self.runner.prefixes,
         )
 
     def _expires_at(self) -> datetime | None:

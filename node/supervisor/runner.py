@@ -20,6 +20,7 @@ from msgspec.structs import replace
 
 from node.errors import Closing, JobFailed, LoadFailure, RunnerLost
 from node.jobs import Done, Embedded, EmbedJob, Event, Failed, Job, Rendered
+from node.report import PrefixHash
 from node.runner.protocol import (
     FRAME_HEADER_BYTES,
     MAX_FRAME_BYTES,
@@ -32,7 +33,9 @@ from node.runner.protocol import (
     LoadProgress,
     LoadSpec,
     Render,
+    Reply,
     Request,
+    Standing,
     Submit,
     decode_reply,
     frame,
@@ -55,11 +58,16 @@ _EXIT_REPORT_S = 2.0
 
 
 class Runner:
-    """A loaded model in its process. Made by `start`; `lost` is done once the process can serve no more."""
+    """A loaded model in its process. Made by `start`; `lost` is done once the process can serve no more.
+
+    `backlog_tokens` and `prefixes` are how its engine stands (see `node.runner.protocol.Standing`).
+    """
 
     def __init__(self, name: str, process: RunnerProcess, hang_limit_s: float) -> None:
         self.name = name
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.backlog_tokens = 0
+        self.prefixes: frozenset[PrefixHash] = frozenset()
         self._process = process
         self._hang_limit_s = hang_limit_s
         self._numbers = itertools.count(1)
@@ -253,8 +261,13 @@ class Runner:
                 reason = await self._process.ending()
         self._lose(reason)
 
-    def _take(self, reply: LoadProgress | Loaded | LoadFailed | Events) -> None:
+    def _take(self, reply: Reply) -> None:
         self._last_frame_s = time.monotonic()
+        if isinstance(reply, Standing):
+            self.backlog_tokens = reply.backlog_tokens
+            if reply.prefixes is not None:
+                self.prefixes = reply.prefixes
+            return
         if not isinstance(reply, Events):
             self._replies.put_nowait(reply)
             return

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from msgspec import Struct
 
+from node.report import PrefixHash
 from node.runner.protocol import Loaded
 from registry import Digest, ModelName  # not only for type checking: these values travel between nodes
 
@@ -35,6 +36,8 @@ class LoadedModel(Struct, frozen=True, kw_only=True):
         embedding: it was loaded to embed texts, and can't generate.
         expires_at: when it will be unloaded if nothing asks for it (aware); None: never.
         active, queued: requests being worked on, and requests waiting for one of those to end.
+        backlog_tokens: prompt tokens of those that are not evaluated yet.
+        prefixes: fingerprints (node.fingerprint) of the prompts that its engine has in its memory.
     """
 
     name: ModelName
@@ -48,3 +51,5 @@ class LoadedModel(Struct, frozen=True, kw_only=True):
     info: Loaded
     active: int
     queued: int
+    backlog_tokens: int = 0
+    prefixes: frozenset[PrefixHash] = frozenset()

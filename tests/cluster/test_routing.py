@@ -91,6 +91,30 @@ def test_a_pinned_model_is_loaded_as_its_own_parameters_want_it(cluster: list[Re
     a.ask("DELETE", "/api/delete", {"model": "wide"})
 
 
+def test_a_conversation_returns_to_the_node_that_has_it_in_its_cache(cluster: list[RealNode]) -> None:
+    a, _, c = cluster
+    a.ask("POST", "/api/cluster/pins", {"model": "demo", "nodes": ["a", "b"]})
+    until(lambda: all(loaded_on(node, "demo:latest") >= {"a", "b"} for node in cluster), what="the pinned model's load")
+    question = {"role": "user", "content": "Repeat after me: " + "one two three four five six seven " * 8}
+    body = {"model": "demo", "messages": [question], "max_tokens": 8, "temperature": 0}
+    first = httpx.post(f"{c.url}/v1/chat/completions", json=body, timeout=30)
+    served = first.headers["x-ayni-route"].partition(";")[0]
+    body["messages"] += [first.json()["choices"][0]["message"], {"role": "user", "content": "Go on."}]
+
+    def knows(node: RealNode) -> bool:
+        (there,) = (entry for entry in node.nodes().values() if entry["id"] == served)
+        return bool(there["resident"][0]["cached_prefixes"])
+
+    until(lambda: all(map(knows, cluster)), what="the report of what is cached")
+    for node in cluster:
+        answer = httpx.post(f"{node.url}/v1/chat/completions", json=body, timeout=30)
+        route = answer.headers["x-ayni-route"]
+        assert route.startswith(served), route
+        assert "; cached=" in route
+        assert answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"] > 50
+    a.ask("DELETE", "/api/cluster/pins/demo")
+
+
 @pytest.mark.timeout(90)
 def test_a_stream_goes_on_byte_for_byte_when_its_daemon_is_killed_and_the_node_comes_back(
     cluster: list[RealNode],

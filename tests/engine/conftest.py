@@ -15,7 +15,7 @@ from node.engine.generation import Ticket
 from node.engine.llama_log import LlamaLog
 from node.engine.loop import Engine
 from node.jobs import Delta, Done, Event, Failed, Sampling
-from node.runner.protocol import LoadSpec
+from node.runner.protocol import LoadSpec, Standing
 from tests.support.tiny_gguf import write_tiny_llama
 
 GREEDY = Sampling(temperature=0.0)
@@ -31,7 +31,8 @@ class Driver:
         self.steps: list[list[Event]] = []
         self._mail: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._of: dict[str, list[Event]] = {}
-        self.engine = Engine(context, self._receive)
+        self.standings: list[Standing] = []
+        self.engine = Engine(context, self._receive, self.standings.append)
         self._thread = threading.Thread(target=self.engine.run, daemon=True)
         self._thread.start()
 

@@ -7,6 +7,9 @@ import pytest
 
 from node.engine.binding import DECODE_ABORTED, Batch
 from node.jobs import Delta, Done, Sampling
+from node.engine.threads import available_cores
+from node.fingerprint import fingerprint
+from node.jobs import Delta, Done, Raw, Sampling
 from tests.engine.conftest import GREEDY, Driver, Result
 
 Start = Callable[..., Driver]
@@ -68,6 +71,19 @@ def test_a_prompt_reuses_what_is_cached_and_says_the_same(start: Start) -> None:
     second = driver.run(history, max_tokens=12)
     assert second.done.usage.cached_tokens >= len(first.done.context) - 1
     assert second.tokens == start(context_tokens=1024).run(history, max_tokens=12).tokens
+
+
+def test_the_engine_tells_what_it_has_cached_and_what_it_still_has_to_read(start: Start) -> None:
+    driver = start(context_tokens=1024, parallel=1, batch_tokens=64)
+    texts = [f"{number} {LONG * 6}" for number in (1, 2)]
+    marks = [fingerprint(Raw(prompt=text)) for text in texts]
+    for text, of_text in zip(texts, marks, strict=True):
+        driver.run(text, marks=of_text)
+        held = [standing.prefixes for standing in driver.standings if standing.prefixes is not None]
+        assert held[-1] == frozenset(of_text.hashes)  # and of what stood in the only sequence before, nothing
+    backlogs = [standing.backlog_tokens for standing in driver.standings]
+    assert max(backlogs) > 64
+    assert backlogs[-1] == 0
 
 
 def test_jobs_that_begin_alike_read_the_beginning_once(start: Start) -> None:

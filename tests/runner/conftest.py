@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from node.jobs import Chat, Delta, Done, Event, Failed, Job, Message, Raw, Sampling
+from node.report import PrefixHash
 from node.runner.protocol import (
     FRAME_HEADER_BYTES,
     Events,
@@ -21,6 +22,7 @@ from node.runner.protocol import (
     LoadSpec,
     Reply,
     Request,
+    Standing,
     Submit,
     decode_reply,
     frame,
@@ -48,6 +50,8 @@ class RunnerProcess:
         ours.settimeout(LIMIT_S)
         self.socket = ours
         self.progress: list[float] = []
+        self.standing = Standing()
+        self.prefixes: frozenset[PrefixHash] = frozenset()
         self._file = ours.makefile("rb")
         self._ended: dict[str, list[Event]] = {}
 
@@ -73,7 +77,10 @@ class RunnerProcess:
         return reply
 
     def events(self) -> tuple[Event, ...]:
-        reply = self.receive()
+        """Those of the next frame; how the engine stands by then is kept."""
+        while isinstance(reply := self.receive(), Standing):
+            self.standing = reply
+            self.prefixes = self.prefixes if reply.prefixes is None else reply.prefixes
         assert isinstance(reply, Events)
         return reply.events
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from node.fingerprint import fingerprint
 from node.jobs import Chat, Delta, Done, Embedded, EmbedJob, Failed, Infill, Job, Message, Raw, Rendered, Sampling
 from node.runner.process import EXIT_FATAL, EXIT_LOAD_FAILED, EXIT_OK
-from node.runner.protocol import Cancel, Embed, Events, LoadFailed, Render, Submit
+from node.runner.protocol import Cancel, Embed, LoadFailed, Render, Submit
 from tests.runner.conftest import GREEDY, RunnerProcess, chat, raw
 from tests.support.tiny_gguf import write_tiny_bert, write_tiny_llama
 
@@ -57,6 +58,17 @@ def test_the_second_turn_finds_the_first_one_cached(runner: RunnerProcess) -> No
     _, second = runner.generate(chat("t2", "tell me a long and winding story about llamas " * 4, text, "go on"))
     assert isinstance(second, Done)
     assert second.usage.cached_tokens >= first.usage.prompt_tokens - 1
+
+
+def test_the_daemon_is_told_what_is_cached_as_the_next_turn_will_name_it(runner: RunnerProcess) -> None:
+    first = chat("t1", "tell me a long and winding story about llamas")
+    text, _ = runner.generate(first)
+    next_turn = chat("t2", "tell me a long and winding story about llamas", text, "go on")
+    known = fingerprint(next_turn.prompt)
+    assert [mark in runner.prefixes for mark in known.hashes] == [True, True, False]
+    assert runner.standing.backlog_tokens == 0
+    runner.generate(next_turn)
+    assert runner.prefixes.issuperset(known.hashes)
 
 
 def test_context_tokens_stand_before_the_prompt(runner: RunnerProcess) -> None:
@@ -244,8 +256,7 @@ def test_a_daemon_that_does_not_read_stops_the_generation_not_the_memory(start: 
             break
     assert idle_since, "it goes on generating"
     assert process.memory_info().rss - before < 200 << 20
-    reply = runner.receive()  # and it goes on once somebody reads
-    assert isinstance(reply, Events)
+    assert runner.events()  # and it goes on once somebody reads
     for job in jobs:
         runner.send(Cancel(job.id))
     runner.send(Submit(raw("after")))
