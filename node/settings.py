@@ -90,6 +90,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     static_peers: tuple[str, ...] = ()
     ray: Literal["auto", "off"] = "auto"
     ray_port: int = 11440
+    head: Literal["auto", "prefer", "never"] = "auto"
 
     @property
     def host(self) -> str:
@@ -423,6 +424,13 @@ TABLE: tuple[Setting, ...] = (
         "a port number",
         "11440",
         parse_port,
+    ),
+    Setting(
+        "head",
+        "Whether this machine is to be the head of the Ray session: like any other, before the others, or not at all.",
+        "auto, prefer or never",
+        "auto",
+        _one_of("auto", "prefer", "never"),
     ),
 )
 

@@ -119,6 +119,7 @@ class ClusterNode:
             footprints=footprints,
             token_use=lambda: self.limits.report(time.monotonic()),
             started_at=start_time(folder, time.time()),
+            head=settings.head,
         )
         self.software = Software(ayni=daemon.version, ray=ray_version)
         self.peers = Peers(

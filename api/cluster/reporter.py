@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from node.devices import Machine, MachineSource, read_ram
 from node.report import (
@@ -61,7 +61,9 @@ class Reporter:
         footprints: Footprints,
         token_use: Callable[[], dict[str, TokenUse]],
         started_at: float,
+        head: Literal["auto", "prefer", "never"],
     ) -> None:
+        """`head`: the operator's word on being one."""
         self.address = ""
         self.draining = False
         self.standing: Mapping[str, object] = {}
@@ -69,6 +71,8 @@ class Reporter:
         self._store, self._node, self._devices, self._footprints = store, node, devices, footprints
         self._token_use = token_use
         self._started_at = started_at
+        self._head_preference = {"auto": 0, "prefer": 1, "never": -1}[head]
+        self._on_battery = False
         self._ready_at = _booted_at()
         self._sequence = 0
         self._machine: Machine | None = None
@@ -111,6 +115,8 @@ class Reporter:
             held=self._held,
             prefill_bytes_s=self._node.prefill_bytes_s,
             decode_bytes_s=self._node.decode_bytes_s,
+            head_preference=self._head_preference,
+            on_battery=self._on_battery,
             token_use=self._token_use(),
             **self.standing,  # type: ignore[arg-type]
         )
@@ -143,6 +149,7 @@ class Reporter:
                     on_change()
                 if time.monotonic() - looked_s > DEVICES_S:
                     self._machine = await self._devices.machine(refresh=True)
+                    self._on_battery = _is_on_battery()
                     looked_s = time.monotonic()
             except (OSError, RegistryError) as error:
                 log.warning("stored models not read: %s", error)
@@ -204,6 +211,14 @@ class Reporter:
 
 def _present_bytes(model: Model) -> int:
     return sum(layer.size_bytes for layer in model.manifest.blobs if model.blobs.has(layer.digest))
+
+
+def _is_on_battery() -> bool:
+    """Whether this is a laptop away from its charger; a machine that can't tell is not."""
+    import psutil
+
+    battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
+    return battery is not None and battery.power_plugged is False
 
 
 def _booted_at() -> float:
