@@ -15,9 +15,9 @@ import msgspec
 
 from api.clock import now_text
 from api.errors import Fault
+from api.last_words import last_words
 from api.stream import Answer
 from node.jobs import Alternative, Delta, Done, Event, TokenLogprob, ToolCall
-from node.route_trace import ROUTE_TRACE
 
 NDJSON = "application/x-ndjson"
 encode = msgspec.json.Encoder().encode
@@ -140,6 +140,4 @@ class NativeAnswer:
         }
         if self._endpoint == "generate" and not self._raw:
             fields["context"] = done.context
-        if (trace := ROUTE_TRACE.get()) is not None and trace.resumed:
-            fields["ayni"] = {"route": trace.route, "resumed": trace.resumed}
-        return fields
+        return fields | last_words()

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from api.errors import Fault
+from api.last_words import last_words
 from api.native_answers import logprob_objects, new_call_id, text_of
 from api.stream import Answer
 from node.jobs import Delta, Done, Event, TokenLogprob, ToolCall, Usage
@@ -52,6 +53,10 @@ class Envelope:
     def chunk(self, choice: dict[str, Any]) -> bytes:
         """An event with one choice."""
         return b"data: " + encode(self._fields | {"choices": [choice]}) + b"\n\n"
+
+    def last_chunk(self, choice: dict[str, Any]) -> bytes:
+        """The event that ends a choice."""
+        return b"data: " + encode(self._fields | {"choices": [choice]} | last_words()) + b"\n\n"
 
     def usage_chunk(self, usages: Sequence[Usage]) -> bytes:
         """The event that `stream_options.include_usage` asks for."""
@@ -97,8 +102,9 @@ class ChatChoice:
             case Delta() if event.text:
                 return self._head + encode(event.text) + b'},"finish_reason":null}]}\n\n'
             case Done():
-                opening = b"" if self._opened else self._chunk({"role": "assistant", "content": ""}, None)
-                return opening + self._chunk({}, self._finish_reason(event))
+                opening = b"" if self._opened else self._chunk({"role": "assistant", "content": ""})
+                choice = {"index": self._index, "delta": {}, "finish_reason": self._finish_reason(event)}
+                return opening + self._envelope.last_chunk(choice)
         return b""
 
     def whole(self, answer: Answer) -> dict[str, Any]:
@@ -130,11 +136,11 @@ class ChatChoice:
             self._opened = True
             deltas[0] = {"role": "assistant"} | deltas[0]
         logprobs = {"content": logprob_objects(event.logprobs)} if event.logprobs else None
-        chunks = [self._chunk(delta, None) for delta in deltas[:-1]]
-        return b"".join((*chunks, self._chunk(deltas[-1], None, logprobs)))
+        chunks = [self._chunk(delta) for delta in deltas[:-1]]
+        return b"".join((*chunks, self._chunk(deltas[-1], logprobs)))
 
-    def _chunk(self, delta: dict[str, Any], reason: str | None, logprobs: dict[str, Any] | None = None) -> bytes:
-        choice: dict[str, Any] = {"index": self._index, "delta": delta, "finish_reason": reason}
+    def _chunk(self, delta: dict[str, Any], logprobs: dict[str, Any] | None = None) -> bytes:
+        choice: dict[str, Any] = {"index": self._index, "delta": delta, "finish_reason": None}
         return self._envelope.chunk(choice | ({"logprobs": logprobs} if logprobs else {}))
 
     def _call(self, call: ToolCall) -> dict[str, Any]:
@@ -165,7 +171,7 @@ class TextChoice:
                 return self._head + encode(event.text) + b',"logprobs":null,"finish_reason":null}]}\n\n'
             case Done():
                 choice = {"index": self._index, "text": "", "logprobs": None, "finish_reason": event.reason}
-                return self._envelope.chunk(choice)
+                return self._envelope.last_chunk(choice)
         return b""
 
     def whole(self, answer: Answer) -> dict[str, Any]:

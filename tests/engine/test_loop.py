@@ -6,8 +6,6 @@ from collections.abc import Callable
 import pytest
 
 from node.engine.binding import DECODE_ABORTED, Batch
-from node.jobs import Delta, Done, Sampling
-from node.engine.threads import available_cores
 from node.fingerprint import fingerprint
 from node.jobs import Delta, Done, Raw, Sampling
 from tests.engine.conftest import GREEDY, Driver, Result
