@@ -7,6 +7,7 @@ the coordinator's to order (`coordinator.placement`); a route that says "load" s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
@@ -104,13 +105,14 @@ class Refusal:
 def choose_route(view: View, request: RouteRequest) -> Route | Refusal:
     """Choose the node that is expected to begin its answer soonest.
 
-    1. Nodes that have the model in memory, large enough for the request. Of those within `TIE_S` of the best, the one
+    1. Nodes that have the model in memory, large enough for the request. One on which nothing has run yet counts as
+       fast as the fastest of its kind: it would not be tried otherwise. Of those within `TIE_S` of the best, the one
        with the longest cached prefix, then the emptiest.
     2. Nodes that would have to load it, if one of them could be faster even so: fastest loaders first, as long as
        the bytes alone do not take longer than what has been found.
     """
     request = _informed(view, request)
-    hosts = view.hosts(request.model, embedding=request.embedding)
+    hosts = _believed(view.hosts(request.model, embedding=request.embedding))
     found: list[Candidate] = []
     limit_s = float("inf")
     for node, host in hosts.items():
@@ -136,7 +138,7 @@ def consider(view: View, request: RouteRequest) -> tuple[list[Candidate], list[U
     request = _informed(view, request)
     could: list[Candidate] = []
     unfit: list[Unfit] = []
-    hosts = view.hosts(request.model, embedding=request.embedding)
+    hosts = _believed(view.hosts(request.model, embedding=request.embedding))
     for report in view.nodes.values():
         host = hosts.get(report.node)
         if report.state != "up" or not _is_wanted(report.node, request):
@@ -163,6 +165,23 @@ def _informed(view: View, request: RouteRequest) -> RouteRequest:
     if request.footprint is None and (known := view.footprint(request.model)):
         return replace(request, footprint=known)
     return request
+
+
+def _believed(hosts: Mapping[NodeId, Host]) -> Mapping[NodeId, Host]:
+    """The hosts, with those on which nothing has run yet taken to be as fast as the fastest of their kind."""
+    guessed = [node for node, host in hosts.items() if host.guessed]
+    if not guessed or len(guessed) == len(hosts):
+        return hosts
+    fastest: dict[bool, float] = {}
+    for host in hosts.values():
+        if not host.guessed:
+            kind = bool(host.report.devices)
+            fastest[kind] = max(fastest.get(kind, 0.0), host.prefill_tokens_s)
+    believed = dict(hosts)
+    for node in guessed:
+        if speed := fastest.get(bool(hosts[node].report.devices)):
+            believed[node] = hosts[node].believed(speed)
+    return believed
 
 
 def _is_wanted(node: NodeId, request: RouteRequest) -> bool:

@@ -77,6 +77,7 @@ class Host(NamedTuple):
 
     Attributes:
         prefill_tokens_s: how fast it reads prompts now. Other models that compute on the node share its devices.
+            `guessed`: nothing has run there yet that would tell.
         queue_s: until a new request's prompt is read there. With a free slot: the prompts that arrived earlier;
             without: those ahead must end, and slots become free `parallel` times as fast as one request takes.
     """
@@ -85,10 +86,16 @@ class Host(NamedTuple):
     resident: ResidentModel
     prefill_tokens_s: float
     queue_s: float
+    guessed: bool = False
 
     def with_sent(self, sent: Sent) -> Host:
         """The same once the requests that are on their way have arrived."""
-        return _host(self.report, self.resident, sent)
+        return self._replace(queue_s=_queue_s(self.resident, self.prefill_tokens_s, sent))
+
+    def believed(self, prefill_tokens_s: float) -> Host:
+        """The same, if it reads prompts so fast."""
+        queue_s = _queue_s(self.resident, prefill_tokens_s, _NOTHING_SENT)
+        return self._replace(prefill_tokens_s=prefill_tokens_s, queue_s=queue_s)
 
 
 class Loader(NamedTuple):
@@ -284,15 +291,20 @@ def _hosts(report: NodeReport | None) -> dict[ResidentKey, Host]:
     return {(resident.digest, resident.embedding): _host(report, resident) for resident in report.resident}
 
 
-def _host(report: NodeReport, resident: ResidentModel, sent: Sent = _NOTHING_SENT) -> Host:
+def _host(report: NodeReport, resident: ResidentModel) -> Host:
     speed = resident.prefill_tokens_s or prefill_bytes_s(report) / max(1, resident.size_bytes)
     if len(report.resident) > 1:
         speed /= 1 + sum(1 for other in report.resident if other.active and other is not resident)
-    queue_s = (resident.backlog_tokens + sent.prompt_tokens) / speed
+    guessed = not (resident.prefill_tokens_s or report.prefill_bytes_s)
+    return Host(report, resident, speed, _queue_s(resident, speed, _NOTHING_SENT), guessed)
+
+
+def _queue_s(resident: ResidentModel, prefill_tokens_s: float, sent: Sent) -> float:
+    queue_s = (resident.backlog_tokens + sent.prompt_tokens) / prefill_tokens_s
     ahead = resident.active + resident.queued + sent.requests - resident.parallel
     if ahead >= 0:
         queue_s = max(queue_s, (ahead + 1) * (resident.mean_job_s or DEFAULT_JOB_S) / resident.parallel)
-    return Host(report, resident, speed, queue_s)
+    return queue_s
 
 
 def _held(report: NodeReport | None) -> dict[ModelDigest, HeldModel]:

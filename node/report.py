@@ -65,7 +65,8 @@ class ResidentModel(Struct, frozen=True, kw_only=True, omit_defaults=True):
         active, queued: requests being worked on, and waiting on that node for one of those to end.
         backlog_tokens: prompt tokens that those requests brought and that are not evaluated yet.
         prefixes: fingerprints of prompts whose cache is there, as the engine says.
-        prefill_tokens_s, decode_tokens_s: measured; decoding for one sequence. 0: nothing ran yet.
+        prefill_tokens_s: measured, or what other models there let expect. 0: nothing ran yet.
+        decode_tokens_s: measured, for one sequence. 0: nothing ran yet.
         mean_job_s: how long a request takes from its slot to its end; 0: none has ended yet.
         idle_s: since its last use; 0 while in use. `expires_in_s`: until it is unloaded, if nobody asks; inf: never.
         pinned: it is to stay whatever else asks for its room.

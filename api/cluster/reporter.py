@@ -187,6 +187,7 @@ class Reporter:
 
     def _resident(self, item: LoadedModel, now: datetime) -> ResidentModel:
         speed = self._node.speeds.get(item.digest)
+        weights = sum(device.model_bytes for device in item.info.allocated) or item.size_bytes or 1
         expires_in_s = math.inf if item.expires_at is None else max(0.0, (item.expires_at - now).total_seconds())
         return ResidentModel(
             digest=ModelDigest(str(item.digest)),
@@ -200,7 +201,7 @@ class Reporter:
             queued=item.queued,
             backlog_tokens=item.backlog_tokens,
             prefixes=item.prefixes,
-            prefill_tokens_s=speed.prefill_tokens_s if speed else 0.0,
+            prefill_tokens_s=(speed.prefill_tokens_s if speed else 0.0) or self._node.prefill_bytes_s / weights,
             decode_tokens_s=speed.decode_tokens_s if speed else 0.0,
             mean_job_s=speed.mean_job_s if speed else 0.0,
             idle_s=0.0 if item.active or not speed else max(0.0, time.monotonic() - speed.used_at_s),

@@ -30,6 +30,16 @@ def test_the_faster_reader_wins() -> None:
     assert chosen(choose_route(view, request(1000))) == "b"
 
 
+def test_a_node_on_which_nothing_has_run_is_given_the_chance_to_show_its_speed() -> None:
+    busy = loaded(prefill_tokens_s=5000.0, active=1, backlog_tokens=100)
+    fresh = machine("b", loaded(prefill_tokens_s=0.0), prefill_bytes_s=0.0)
+    assert chosen(choose_route(view_of(machine("a", busy), fresh), request(1000))) == "b"
+    known = machine("b", loaded(prefill_tokens_s=0.0), prefill_bytes_s=1e9)
+    assert chosen(choose_route(view_of(machine("a", busy), known), request(1000))) == "a"
+    other = machine("a", busy, gpu_gib=8)  # of another kind: says nothing of what a processor does
+    assert chosen(choose_route(view_of(other, fresh), request(1000))) == "a"
+
+
 def test_a_conversation_returns_to_its_cache() -> None:
     view = view_of(machine("a", loaded()), machine("b", loaded(prefixes=frozenset({11, 22}))))
     route = choose_route(view, request(1000, marks={11: 500, 22: 900, 33: 990}))
