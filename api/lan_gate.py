@@ -63,9 +63,9 @@ SCOPES: Final[tuple[tuple[str, TokenScope], ...]] = (
     ("/v2", "models"),
 )
 _LIMIT_TEXTS = {
-    "requests_per_minute": "requests a minute",
-    "tokens_per_minute": "tokens a minute",
-    "max_parallel": "requests at the same time",
+    "requests_per_minute": ("request", "a minute"),
+    "tokens_per_minute": ("token", "a minute"),
+    "max_parallel": ("request", "at the same time"),
 }
 _NEED_TEXT = "a token is needed: send 'Authorization: Bearer <token>' (see `ayni token create`)"
 
@@ -90,7 +90,9 @@ class TokenRates:
         limits = Limits(grant.requests_per_minute, grant.tokens_per_minute, grant.max_parallel)
         answer = self._table.admit(grant.token_id, limits, self._clock())
         if isinstance(answer, Limited):
-            raise OverLimit(f"{answer.allowed} {_LIMIT_TEXTS[answer.limit]}", answer.retry_after_s)
+            what, per = _LIMIT_TEXTS[answer.limit]
+            plural = "" if answer.allowed == 1 else "s"
+            raise OverLimit(f"{answer.allowed} {what}{plural} {per}", answer.retry_after_s)
         try:
             yield
         finally:

@@ -1,7 +1,7 @@
 """Watch every request that makes a model work: one line in the log, counts, a span, and headers that say where it went.
 
 A plain ASGI layer, the outermost one, so that what the gate refuses is seen too. What happens to a stream after its
-first bytes can't be in a header; the last line of the native API has it, and the log.
+first bytes can't be in a header; its end has it (api.last_words), and the log.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class Plan:
     """Who asks how much: lengths in tokens, pauses between an answer and the next question in seconds (mean)."""
 
     rounds: int = 2
-    conversations: int = 30
+    conversations: int = 15
     turns: int = 8
     at_once: int = 6
     system_tokens: int = 400

@@ -6,7 +6,7 @@ Each verb imports what it needs when it runs, so that a short one starts fast.
 from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cli.verb import ADDRESS_HELP, Verb
 from node.settings import load_settings
@@ -45,6 +45,32 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 0 < int(text) < 10**12):
         raise ArgumentTypeError(f"must be a positive number, not {text!r}")
     return int(text)
+
+
+def _weight(text: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = 0.0
+    if not 0 < weight <= 1000:  # "nan" is not either
+        raise ArgumentTypeError(f"must be a number above 0, at most 1000, not {text!r}")
+    return weight
+
+
+def _priority(text: str) -> int:
+    try:
+        priority = int(text)
+    except ValueError:
+        priority = 1000
+    if not -100 <= priority <= 100:
+        raise ArgumentTypeError(f"must be a whole number from -100 to 100, not {text!r}")
+    return priority
+
+
+def _named(text: str) -> str:
+    if not text.strip(" ,"):
+        raise ArgumentTypeError("must not be empty")
+    return text
 
 
 def _lifetime(text: str) -> int:
@@ -148,21 +174,16 @@ def _discover(arguments: Namespace) -> int:
 
 def _token_arguments(parser: ArgumentParser) -> None:
     flag = parser.add_argument
-    flag("name", metavar="NAME", help="whose it is, e.g. anna-laptop; shown in lists and logs")
-    flag(
-        "--scope",
-        action="append",
-        default=[],
-        metavar="SCOPE",
-        help="infer (default), models, metrics, admin; repeatable",
-    )
-    flag("--models", action="append", default=[], metavar="PATTERN", help="only these, e.g. 'llama*'; repeatable")
+    flag("name", type=_named, metavar="NAME", help="whose it is, e.g. anna-laptop; shown in lists and logs")
+    several: dict[str, Any] = {"type": _named, "action": "append", "default": []}
+    flag("--scope", **several, metavar="SCOPE", help="infer (default), models, metrics, admin; repeatable")
+    flag("--models", **several, metavar="PATTERN", help="only these, e.g. 'llama*'; repeatable")
     flag("--rpm", type=_count, metavar="N", help="requests a minute at most")
     flag("--tpm", type=_count, metavar="N", help="tokens a minute at most")
     flag("--max-parallel", type=_count, metavar="N", help="requests at the same time at most")
     flag("--expires", type=_lifetime, default="30d", metavar="DURATION", help="how long it counts (default 30d)")
-    flag("--weight", type=float, metavar="X", help="share of a busy queue, relative to other tokens (default 1)")
-    flag("--priority", type=int, metavar="N", help="-100 to 100; higher goes first (default 0)")
+    flag("--weight", type=_weight, metavar="X", help="share of a busy queue, relative to other tokens (default 1)")
+    flag("--priority", type=_priority, metavar="N", help="-100 to 100; higher goes first (default 0)")
 
 
 def _token_create(arguments: Namespace) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -39,15 +39,15 @@ class DrainBody(Body):
 class TokenBody(Body):
     """POST /api/cluster/tokens; a rate that is left out is not limited."""
 
-    name: str
-    scopes: list[Literal["infer", "models", "metrics", "admin"]] = Field(default=["infer"])
-    models: list[str] = Field(default=[])
-    rpm: int | None = None
-    tpm: int | None = None
-    max_parallel: int | None = None
-    expires_s: float = 30 * DAY_S
-    weight: float = 1.0
-    priority: int = 0
+    name: str = Field(min_length=1)
+    scopes: list[Literal["infer", "models", "metrics", "admin"]] = Field(default=["infer"], min_length=1)
+    models: list[Annotated[str, Field(min_length=1)]] = Field(default=[])
+    rpm: int | None = Field(default=None, ge=1)
+    tpm: int | None = Field(default=None, ge=1)
+    max_parallel: int | None = Field(default=None, ge=1)
+    expires_s: float = Field(default=30 * DAY_S, gt=0)
+    weight: float = Field(default=1.0, gt=0, le=1000)
+    priority: int = Field(default=0, ge=-100, le=100)
 
 
 class ExplainBody(Body):

@@ -49,7 +49,7 @@ class Finder:
         self._discovery: Discovery | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._static: list[PeerAddress] = []
-        self._spoken = False
+        self._spoken_name: str | None = None  # of the cluster, while this machine answers for it
 
     @property
     def sightings(self) -> tuple[Sighting, ...]:
@@ -112,7 +112,7 @@ class Finder:
                 log.exception("discovery failed")
                 self.state, self.reason = "failed", "see the log"
             finally:
-                self._discovery, self._spoken = None, False
+                self._discovery, self._spoken_name = None, None
                 await discovery.close()
             await asyncio.sleep(RETRY_S)
 
@@ -135,14 +135,16 @@ class Finder:
         up = [report for report in view.nodes.values() if report.state != "lost"]
         heads = [report.node for report in up if report.head] or sorted(report.node for report in up)
         speaks = bool(heads) and heads[0] == self._member.me
+        name = self._member.identity.cluster_name if speaks else None
+        if name == self._spoken_name:
+            return
         try:
-            if speaks and not self._spoken:
-                name = self._member.identity.cluster_name
-                await discovery.speak_for_cluster(name, self._settings.lan_port)
-                self._spoken = True
-            elif not speaks and self._spoken:
+            if self._spoken_name is not None:  # it is another's turn, or the cluster has another name now
                 await discovery.stop_speaking()
-                self._spoken = False
+                self._spoken_name = None
+            if name is not None:
+                await discovery.speak_for_cluster(name, self._settings.lan_port)
+                self._spoken_name = name
         except NoMulticast as error:
             log.debug("not answering for the cluster's name: %s", error)
 

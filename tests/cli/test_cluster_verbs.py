@@ -191,6 +191,27 @@ def test_a_token_stands_alone_on_stdout_with_its_use_beside_it(with_node: Comman
     ]
 
 
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["x", "--models", ""], "argument --models: must not be empty"),
+        (["x", "--models", ","], "argument --models: must not be empty"),
+        (["x", "--scope", ""], "argument --scope: must not be empty"),
+        ([""], "argument NAME: must not be empty"),
+        (["x", "--weight", "nan"], "argument --weight: must be a number above 0, at most 1000, not 'nan'"),
+        (["x", "--weight=-1"], "argument --weight: must be a number above 0, at most 1000, not '-1'"),
+        (["x", "--priority", "1000"], "argument --priority: must be a whole number from -100 to 100, not '1000'"),
+    ],
+)
+def test_a_token_whose_bounds_are_mistyped_is_not_made(
+    with_node: Command, node: ScriptedNode, words: list[str], complaint: str
+) -> None:
+    done = with_node("token", "create", *words)
+    assert done.returncode != 0
+    assert complaint in done.stderr
+    assert node.asked_of("POST /api/cluster/tokens") == []
+
+
 def test_tokens_are_listed_with_what_they_allow(with_node: Command, node: ScriptedNode) -> None:
     later = (datetime.now(UTC) + timedelta(days=3, hours=1)).isoformat()
     tokens = [
