@@ -32,26 +32,6 @@ def stream(node: RealNode, *, at_chunk: int = 0, then: Callable[[], Any] | None 
     return text, last
 
 
-def stream_v1(node: RealNode, *, at_chunk: int = 0, then: Callable[[], Any] | None = None) -> tuple[str, Any]:
-    """The same of /v1: the last chunk is the one with the reason why it ended."""
-    body = {**COUNT, "stream": True, "temperature": 0, "max_tokens": 120}
-    text, last = "", {}
-    with (
-        node.place.inside(),
-        httpx.stream("POST", f"{node.url}/v1/chat/completions", json=body, timeout=60) as response,
-    ):
-        assert response.status_code == 200
-        chunks = (line.removeprefix("data: ") for line in response.iter_lines() if line)
-        for number, line in enumerate(chunks):
-            if line == "[DONE]":
-                break
-            last = json.loads(line)
-            text += last["choices"][0]["delta"].get("content") or ""
-            if then is not None and number == at_chunk:
-                then()
-    return text, last
-
-
 def loaded_on(node: RealNode, model: str) -> set[str]:
     return {entry["node"] for entry in node.ask("GET", "/api/ps")["models"] if entry["name"] == model}
 
