@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,7 +47,7 @@ class ControlSettings:
     Attributes:
         state: folder for what outlives a session.
         certificate, key, authority: PEM files; the certificate names the node's current addresses.
-        address: where others reach this node; None: the address that it uses towards the head.
+        addresses: asked for those of this node as the others reach it, best first, whenever a session starts.
         patience: fields of `coordinator.placement.Patience` that differ from the defaults.
     """
 
@@ -55,7 +55,7 @@ class ControlSettings:
     certificate: Path
     key: Path
     authority: Path
-    address: str | None = None
+    addresses: Callable[[], Sequence[str]]
     first_port: int = FIRST_PORT
     patience: Mapping[str, float] = field(default_factory=dict)
 
@@ -91,7 +91,7 @@ class ControlPlane:
             authority=settings.authority,
             actors=Actors(agent=AGENT, coordinator=COORDINATOR, settings=settings.patience),
             before=self._open_door,
-            address=settings.address,
+            addresses=settings.addresses,
             first_port=settings.first_port,
         )
         self._keeper = RayKeeper(me, launcher, on_status=on_status, on_head_lost=on_head_lost)

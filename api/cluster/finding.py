@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOK_S = 5.0
-RETRY_S = 15.0
+RETRY_S = 5.0
 GREET_S = 2.0
 SLOWEST_GREET_S = 60.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from typing import TYPE_CHECKING
 
@@ -43,8 +44,12 @@ def _listen(family: socket.AddressFamily, host: str, port: int) -> socket.socket
 
 
 def lan_hosts(settings: Settings) -> tuple[str, ...]:
-    """The addresses of this machine on the LAN now, best first; loopback's where it has no other."""
-    return settings.lan_hosts or announced_addresses(interfaces_in_use(settings.interfaces)) or ("127.0.0.1",)
+    """The addresses of this machine on the LAN now, best first; none while it has no network.
+
+    Link-local ones of IPv6, which every interface has while it waits for another, can't be dialled without a zone.
+    """
+    found = settings.lan_hosts or announced_addresses(interfaces_in_use(settings.interfaces))
+    return tuple(host for host in found if not (":" in host and ipaddress.ip_address(host).is_link_local))
 
 
 def with_port(host: str, port: int) -> str:

@@ -68,7 +68,9 @@ log = logging.getLogger(__name__)
 TICK_S = 0.25
 # A report is put together at most this often, however many ask for it.
 REPORT_AGE_S = 0.1
-RENEWAL_CHECK_S = 60.0
+# How soon it is noticed that this machine has other addresses.
+ADDRESSES_S = 2.0
+RENEWAL_RETRY_S = 10.0
 
 Reason: TypeAlias = Literal["asked", "sleep", "end"]
 
@@ -153,7 +155,7 @@ class ClusterNode:
             },
         )
         self.finder = Finder(self, settings, version=daemon.version)
-        self.hosts = lan_hosts(settings)
+        self.hosts = lan_hosts(settings) or ("127.0.0.1",)
         self.placing = _placing(self, folder) if ray_version else None
         self._listeners: list[LanListener] = []
         self._gate: LanGate | None = None
@@ -193,7 +195,7 @@ class ClusterNode:
             self.peers.remember(record)
         self._own(self.reporter.keep(self.changed), "look after models and devices")
         self._own(self._tick(), "watch this node")
-        self._own(self._renew(), "renew the certificate")
+        self._own(self._keep_reachable(), "keep addresses and certificate true")
         self._own(self.pins.keep(), "keep pinned models loaded")
         self.finder.start()
         if self.placing is not None:
@@ -332,6 +334,8 @@ class ClusterNode:
                     self.changed()
             case WentDown(node):
                 self.limits.forget_node(node)
+                # Whoever asked for it there goes on elsewhere, if it is alive at all.
+                self.endpoints.end_sessions(node)
             case Removed(by):
                 self._part(f"node {by} says that this machine was removed from it")
 
@@ -363,27 +367,49 @@ class ClusterNode:
         """Under which names this machine is reached now."""
         import socket
 
-        return NodeNames.of(lan_hosts(self.settings), (socket.gethostname(),))
+        return NodeNames.of(self.hosts, (socket.gethostname(),))
 
-    async def _renew(self) -> None:
-        """Keep the certificate in date and true, for ever."""
+    async def _keep_reachable(self) -> None:
+        """Keep addresses and certificate true, for ever."""
         while True:
+            pause_s = ADDRESSES_S
             try:
-                self.hosts = lan_hosts(self.settings)
-                self.reporter.address = self.addresses[0]
-                reason = self.identity.renewal_due(self.names(), now_s=time.time())
-                if reason is not None and not self.identity.removed:
-                    log.info("certificate is due reason=%s", reason)
-                    await self._registrar.renew(self.names())
-                    assert self._context is not None
-                    self._context.load_cert_chain(self.identity.certificate_path, self.identity.key_path)
-                    if self.placing is not None:
-                        self.placing.renew()
+                moved = self._look_at_addresses()
+                renewed = await self._renew()
+                if self.placing is not None and (moved or renewed):
+                    self.placing.renew()
             except (IdentityError, NodeError, OSError) as error:
                 log.warning("certificate not renewed: %s", error)
+                pause_s = RENEWAL_RETRY_S
             except Exception:  # there are weeks left to try again
                 log.exception("certificate not renewed")
-            await asyncio.sleep(RENEWAL_CHECK_S)
+                pause_s = RENEWAL_RETRY_S
+            await asyncio.sleep(pause_s)
+
+    def _look_at_addresses(self) -> bool:
+        """Whether this machine has other addresses than before. Without a network the last ones stand."""
+        hosts = lan_hosts(self.settings) or self.hosts
+        if hosts == self.hosts:
+            return False
+        log.info("addresses=%s before=%s", ",".join(hosts), ",".join(self.hosts))
+        gone = not set(self.hosts) <= set(hosts)
+        self.hosts = hosts
+        self.reporter.address = self.addresses[0]
+        if gone:  # what was connected from there will hear nothing any more, and not be told so
+            self.peers.lose_links("an address of this machine is gone")
+        self.changed()
+        return True
+
+    async def _renew(self) -> bool:
+        """Get a new certificate if it is time to. Raises IdentityError, NodeError, OSError."""
+        reason = self.identity.renewal_due(self.names(), now_s=time.time())
+        if reason is None or self.identity.removed:
+            return False
+        log.info("certificate is due reason=%s", reason)
+        await self._registrar.renew(self.names())
+        assert self._context is not None
+        self._context.load_cert_chain(self.identity.certificate_path, self.identity.key_path)
+        return True
 
     def _own(self, work: Coroutine[Any, Any, None], name: str) -> None:
         self._tasks.add(asyncio.create_task(work, name=name))

@@ -69,7 +69,7 @@ class Placing:
                 certificate=identity.certificate_path,
                 key=identity.key_path,
                 authority=identity.ca_path,
-                address=member.hosts[0],
+                addresses=lambda: member.hosts,
                 first_port=member.settings.ray_port,
             ),
             on_order=self._take_order,
@@ -115,8 +115,15 @@ class Placing:
             self.control.tell(NodeLost(change.node))
 
     def renew(self) -> None:
-        """The certificate has changed."""
-        self.control.renew("the certificate was renewed")
+        """The certificate or the addresses of this machine have changed.
+
+        A head whose address is gone can't go on elsewhere: a new generation is formed, by it or by another node.
+        """
+        if self._mine is not None and self._mine.address not in self._member.hosts:
+            log.info("no longer heading generation=%d: its address is gone", self._mine.generation)
+            self._give_up_head()
+        else:
+            self.control.renew("the certificate or an address has changed")
 
     async def _keep(self) -> None:
         while True:
@@ -188,8 +195,11 @@ class Placing:
 
     def _on_head_lost(self, formation: Formation, reason: str) -> None:
         log.warning("can't head generation %d: %s", formation.generation, reason)
-        self._mine = None
         self._election.could_not_form(time.monotonic())
+        self._give_up_head()
+
+    def _give_up_head(self) -> None:
+        self._mine = None
         self._stand(None)
         self.control.follow(None)
 

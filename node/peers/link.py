@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import socket
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING, TypeVar
 
@@ -52,6 +54,8 @@ OPEN_LIMIT_S = 3.0
 MAX_UNSENT_BYTES = 512 << 20
 # How much is handed to the connection at once.
 CHUNK_BYTES = 1 << 20
+# A connection whose other end has not answered for so long is dead: twice what beats allow.
+DEATH_S = 4
 
 
 class Link:
@@ -86,6 +90,8 @@ class Link:
         if response.status != 200:
             link.lose("it refused")
             raise PeerRefused(node, response.status, response.reason or "no reason given")
+        if response.connection is not None and response.connection.transport is not None:
+            notice_death(response.connection.transport)
         link._reading = asyncio.create_task(link._read(response), name=f"read link to {node}")
         return link
 
@@ -224,6 +230,23 @@ class Link:
                 waiting.set_exception(error_of(outcome, self.node))
             else:
                 waiting.set_result(outcome)
+
+
+def notice_death(transport: asyncio.BaseTransport) -> None:
+    """Have the system give a connection up whose other end says nothing for some seconds, though nothing is sent.
+
+    Beats find out as well, but not that a node is well and only this connection is not: when an address has changed,
+    or a router has forgotten it.
+    """
+    opened = transport.get_extra_info("socket")
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2)
+    if sys.platform == "darwin":
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPALIVE, DEATH_S - 2)
+    else:
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, DEATH_S - 2)
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEATH_S * 1000)
 
 
 def unreachable(node: str, error: Exception) -> PeerUnreachable:

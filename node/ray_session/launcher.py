@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,7 +57,8 @@ class RayLauncher:
         state: folder of what outlives a session: the head's database, the token, the record of the last session.
         certificate, key, authority: files of this node's identity; the certificate names its current addresses.
         before: awaited with the plan when the session's folder is there and nothing runs yet.
-        address: where other nodes reach this one; None: the address that it uses towards the head.
+        addresses: asked for those of this node, best first, at each start. A worker takes the one that it uses
+            towards the head, if that is among them.
         first_port: where the blocks of ports begin that may be used.
         turns: of the ports; begins anywhere, as the daemon before this one did.
     """
@@ -69,7 +70,7 @@ class RayLauncher:
     authority: Path
     actors: Actors
     before: Callable[[SessionPlan], Awaitable[None]]
-    address: str | None = None
+    addresses: Callable[[], Sequence[str]]
     first_port: int = FIRST_PORT
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     turns: Iterator[int] = field(default_factory=lambda: itertools.count(secrets.randbelow(TURNS)))
@@ -115,13 +116,17 @@ class RayLauncher:
             formation=formation,
             role=role,
             node=self.me,
-            address=formation.address if role == "head" else self.address or address_towards(formation.address),
+            address=formation.address if role == "head" else self._address_towards(formation.address),
             ports=self._ports(formation, is_head=role == "head"),
             folder=leftover.make_session_folder(self.state),
             store=store,
             credentials=Credentials(self.certificate, self.key, self.authority, token),
         )
         return plan, recovers
+
+    def _address_towards(self, head: str) -> str:
+        own, towards = self.addresses(), address_towards(head)
+        return towards if towards in own or not own else own[0]
 
     def _ports(self, formation: Formation, *, is_head: bool) -> RayPorts:
         turn = next(self.turns) % TURNS

@@ -17,6 +17,7 @@ from tests.support.netns import Machine, lan
 PORT, LAN_PORT = 11434, 11435
 # On a quiet machine Ray takes 3-6 s for each of its parts.
 RAY_LIMIT_S = 90.0
+STOP_LIMIT_S = 40.0
 
 
 @dataclass
@@ -58,12 +59,11 @@ def lan_nodes(folder: Path, *, on: list[Machine], **settings: str) -> Iterator[l
             node.start()
         yield nodes
     finally:
-        for node in nodes:
-            if node.process is not None and node.process.poll() is None:
-                node.process.terminate()
-        for node in nodes:
-            if node.process is not None:
-                node.stop()
+        running = [node.process for node in nodes if node.process is not None and node.process.poll() is None]
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait(STOP_LIMIT_S)
 
 
 @contextlib.contextmanager

@@ -133,9 +133,10 @@ class Machine:
 
     def move(self, address: str) -> Machine:
         """Give it another address in place of the present one, as a router does now and then."""
-        _ip("-n", self.namespace, "addr", "add", f"{address}/{PREFIX_BITS}", "dev", INTERFACE)
         _ip("-n", self.namespace, "addr", "del", f"{self.address}/{PREFIX_BITS}", "dev", INTERFACE)
-        return Machine(self.name, self.namespace, self.hub, address)
+        moved = Machine(self.name, self.namespace, self.hub, address)
+        _address(moved)
+        return moved
 
 
 @contextlib.contextmanager
@@ -172,9 +173,14 @@ def _plug_in(machine: Machine) -> None:
     space = machine.namespace
     _ip("-n", machine.hub, "link", "add", machine.port, "type", "veth", "peer", "name", INTERFACE, "netns", space)
     _ip("-n", machine.hub, "link", "set", "dev", machine.port, "up", "master", "bridge")
-    _ip("-n", space, "addr", "add", f"{machine.address}/{PREFIX_BITS}", "dev", INTERFACE)
     _ip("-n", space, "link", "set", INTERFACE, "up")
-    _ip("-n", space, "route", "add", "224.0.0.0/4", "dev", INTERFACE)
+    _address(machine)
+
+
+def _address(machine: Machine) -> None:
+    _ip("-n", machine.namespace, "addr", "add", f"{machine.address}/{PREFIX_BITS}", "dev", INTERFACE)
+    # Multicast goes where the default route goes, and there is none.
+    _ip("-n", machine.namespace, "route", "add", "224.0.0.0/4", "dev", INTERFACE)
 
 
 def _ip(*words: str) -> str:

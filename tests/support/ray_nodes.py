@@ -45,7 +45,7 @@ class RayNode:
             certificate=identity.certificate_path,
             key=identity.key_path,
             authority=identity.ca_path,
-            address=self.address,
+            addresses=lambda: (self.address,),
             first_port=FIRST_PORT + (number - 11) * 512,
         )
         self.orders: list[Order] = []
