@@ -33,6 +33,7 @@ class Stream(threading.Thread):
         self.last: dict[str, Any] = {}
         self.status = 0
         self._body = LONG | changes
+        self._place = node.place
         self._url = node.lan_url if token else node.url
         self._headers = {"authorization": f"Bearer {token}"} if token else {}
         self._verify = ssl.create_default_context(cafile=node.ca) if token else True
@@ -40,9 +41,17 @@ class Stream(threading.Thread):
 
     def run(self) -> None:
         try:
-            with httpx.stream(
-                "POST", f"{self._url}/api/chat", json=self._body, headers=self._headers, verify=self._verify, timeout=90
-            ) as response:
+            with (
+                self._place.inside(),
+                httpx.stream(
+                    "POST",
+                    f"{self._url}/api/chat",
+                    json=self._body,
+                    headers=self._headers,
+                    verify=self._verify,
+                    timeout=90,
+                ) as response,
+            ):
                 self.status = response.status_code
                 for line in response.iter_lines():
                     self.last = json.loads(line)
@@ -56,6 +65,11 @@ class Stream(threading.Thread):
         until(lambda: len(self.text) >= characters or not self.is_alive(), 30.0, "the beginning of the answer")
         assert self.is_alive(), (self.error, self.status)
         return self
+
+    @property
+    def resumed(self) -> int:
+        """How often it went on elsewhere."""
+        return int(self.last.get("ayni", {}).get("resumed", 0))
 
     def whole(self) -> dict[str, Any]:
         """Its last line, once it is there; the answer must be whole."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 
 from node.ray_session import leftover, processes
 from tests.cluster.real_nodes import RealNode, form, until
@@ -47,16 +48,70 @@ class LanNode(RealNode):
         status = self.ray_status()
         return (status["state"], status["generation"], status["reason"]) == ("up", generation, "")
 
+    def runners(self) -> list[int]:
+        """The processes that hold models."""
+        assert self.process is not None
+        below = psutil.Process(self.process.pid).children(recursive=True)
+        return [each.pid for each in below if "node.runner" in each.cmdline()]
+
+    def switch_off(self) -> None:
+        """As a power failure would: everything that runs on the machine is gone at once."""
+        assert self.process is not None
+        for pid in self.machine.pids():
+            processes.kill(pid)
+        self.process.wait()
+        for record in self.home.rglob(leftover.FILE):
+            leftover.sweep(record.parent)  # a folder in /tmp, which would be empty after a real one
+
+    def move(self, address: str) -> None:
+        """Have another address from now on."""
+        self.machine = self.place = self.machine.move(address)
+        self.host = address
+
+
+@dataclass
+class LanCluster:
+    """Machines in a cluster.
+
+    Attributes:
+        generation: of the Ray cluster, as the tests have brought it about.
+        head: the node that heads it.
+    """
+
+    nodes: list[LanNode]
+    head: LanNode
+    generation: int = 1
+
+    @property
+    def workers(self) -> list[LanNode]:
+        """Those that head nothing."""
+        return [node for node in self.nodes if node is not self.head]
+
+    def await_placement(self, nodes: list[LanNode] | None = None) -> None:
+        """Wait until models can be placed on these machines (None: all) by the present generation's coordinator."""
+        nodes = nodes or self.nodes
+        until(
+            lambda: all(node.is_placed_for(self.generation) for node in nodes),
+            RAY_LIMIT_S,
+            f"generation {self.generation}",
+        )
+
+    def await_next_generation(self, nodes: list[LanNode]) -> None:
+        """Wait until these machines have made the next generation, and note its head."""
+        self.generation += 1
+        self.await_placement(nodes)
+        self.head = next(node for node in nodes if node.ray_status()["role"] == "head")
+
+    def starts(self) -> list[int]:
+        """How many Ray sessions each node has had."""
+        return [node.log.count("in the Ray cluster generation=") for node in self.nodes]
+
 
 @contextlib.contextmanager
-def lan_nodes(folder: Path, *, on: list[Machine], **settings: str) -> Iterator[list[LanNode]]:
-    """A daemon on each machine, in no cluster yet; at the end they are stopped, and what they left is the LAN's."""
-    nodes = [
-        LanNode(m.name, folder / m.name, m.address, LAN_PORT, dict(settings), PORT, place=m, machine=m) for m in on
-    ]
+def lan_nodes(folder: Path, machines: Sequence[Machine]) -> Iterator[list[LanNode]]:
+    """A daemon for each machine, not started yet; at the end they are stopped."""
+    nodes = [LanNode(m.name, folder / m.name, m.address, LAN_PORT, {}, PORT, place=m, machine=m) for m in machines]
     try:
-        for node in nodes:
-            node.start()
         yield nodes
     finally:
         running = [node.process for node in nodes if node.process is not None and node.process.poll() is None]
@@ -67,17 +122,21 @@ def lan_nodes(folder: Path, *, on: list[Machine], **settings: str) -> Iterator[l
 
 
 @contextlib.contextmanager
-def lan_cluster(folder: Path, **settings: str) -> Iterator[list[LanNode]]:
-    """Three machines in one cluster whose coordinator hears them all."""
-    with lan() as machines, lan_nodes(folder, on=machines, **settings) as nodes:
-        form(nodes)
-        await_placement(nodes, 1)
-        yield nodes
+def lan_cluster(folder: Path) -> Iterator[tuple[LanCluster, LanNode]]:
+    """Three machines that have formed a cluster, and one that is in none and not started."""
+    with lan(("a", "b", "c", "d")) as machines, lan_nodes(folder, machines) as (*nodes, other):
+        for node in nodes:
+            node.start()
+        yield form_with_ray(nodes), other
 
 
-def await_placement(nodes: list[LanNode], generation: int) -> None:
-    """Wait until models can be placed on all of these machines by the coordinator of that generation."""
-    until(lambda: all(node.is_placed_for(generation) for node in nodes), RAY_LIMIT_S, f"generation {generation}")
+def form_with_ray(nodes: list[LanNode]) -> LanCluster:
+    """Make one cluster of them, and wait until its coordinator hears them all."""
+    form(nodes)
+    until(lambda: any(node.ray_status()["role"] == "head" for node in nodes), RAY_LIMIT_S, "an election")
+    cluster = LanCluster(nodes, head=next(node for node in nodes if node.ray_status()["role"] == "head"))
+    cluster.await_placement()
+    return cluster
 
 
 def _path(_: type, text: str) -> Path:

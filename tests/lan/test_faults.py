@@ -1,27 +1,198 @@
-"""Cables are pulled, machines lost and daemons stopped; the tests build on each other, in this order."""
+"""Cables are pulled, machines lost and daemons stopped; who is head, and of which generation, changes on the way."""
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import pytest
+from cryptography import x509
 
-from tests.cluster.asking import only_loaded_on, stream
+from node.ray_session.processes import is_alive
+from tests.cluster.asking import loaded_on, only_loaded_on
 from tests.cluster.real_nodes import await_all_up, until
-from tests.lan.machines import LanNode
+from tests.cluster.streams import Stream
+from tests.lan.machines import RAY_LIMIT_S, LanCluster, LanNode
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(240)
 
 
-def test_a_stream_whose_machine_is_cut_off_goes_on_elsewhere_byte_for_byte(formed: list[LanNode]) -> None:
-    a, b, c = formed
-    only_loaded_on(b, formed)
-    undisturbed, _ = stream(c)
-    resumed, last = stream(c, at_chunk=8, then=b.machine.cut)
+@contextmanager
+def no_model_unloaded(nodes: list[LanNode]) -> Iterator[None]:
+    """Whatever these machines have in memory is there all the time, in the same processes."""
+    before = [node.runners() for node in nodes]
+    assert any(before)
+    yield
+    assert [node.runners() for node in nodes] == before
+
+
+def resumed_after(fault: Callable[[], object], *, asking: LanNode) -> int:
+    """How often an answer in whose middle something happens goes on elsewhere; not a character may be amiss."""
+    answer = Stream(asking).await_text()
+    fault()
+    answer.whole()
+    return answer.resumed
+
+
+def check_placement(cluster: LanCluster, on: LanNode) -> None:
+    """The coordinator gives orders, and they are carried out: a machine that drains is to let go of what is idle."""
+    only_loaded_on(on, cluster.nodes)
+    orders = on.log.count("order Unload")
+    on.ask("POST", f"/api/cluster/nodes/{on.name}/drain", {"drain": True})
+    until(lambda: not loaded_on(on, "demo:latest"), what="the order to unload")
+    assert on.log.count("order Unload") > orders
+    on.ask("POST", f"/api/cluster/nodes/{on.name}/drain", {"drain": False})
+    until(lambda: set(on.states().values()) == {"up"}, what="the end of the drain")
+
+
+def downs(seen_by: LanNode, other: LanNode) -> int:
+    """How often one has taken the other for lost."""
+    return seen_by.log.count(f"node down node={other.ask('GET', '/api/cluster')['node']}")
+
+
+def certified_addresses(node: LanNode) -> set[str]:
+    path = node.ca.with_name("tls.crt")
+    names = x509.load_pem_x509_certificate(path.read_bytes()).extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    return {str(address) for address in names.value.get_values_for_type(x509.IPAddress)}
+
+
+def test_a_machine_sees_the_cluster_by_multicast_and_joins_by_one_line(cluster: LanCluster, stranger: LanNode) -> None:
+    stranger.settings["AYNI_RAY"] = "off"
+    stranger.start()
+    found = stranger.ask("GET", "/api/cluster/discover")["seen"]
+    assert {(seen["name"], seen["cluster"]) for seen in found} == {("a", "home"), ("b", "home"), ("c", "home")}
+    line = cluster.nodes[1].ask("POST", "/api/cluster/invitations", {})["invitation"]
+    stranger.ask("POST", "/api/cluster/join", {"invitation": line})
     try:
-        assert resumed == undisturbed
-        assert last["ayni"]["resumed"] == 1
-        until(lambda: (a.states()["b"], b.states()) == ("lost", {"a": "lost", "b": "up", "c": "lost"}))
-        alone, _ = stream(b)
-        assert alone == undisturbed
+        await_all_up([*cluster.nodes, stranger])
+        Stream(stranger).whole()
     finally:
-        b.machine.mend()
-    await_all_up(formed)
+        stranger.ask("DELETE", "/api/cluster")
+    until(lambda: all(set(node.states()) == {"a", "b", "c"} for node in cluster.nodes), what="parting")
+    assert stranger.stop() == 0
+
+
+def test_a_slow_and_lossy_link_makes_nobody_lost(cluster: LanCluster) -> None:
+    a, b, c = cluster.nodes
+    only_loaded_on(b, cluster.nodes)
+    before, starts = (downs(a, b), downs(b, a), downs(a, c)), cluster.starts()
+    with b.machine.bad_link(delay_s=0.05, loss=0.02):
+        answers = [Stream(a), Stream(a), Stream(a)]
+        for answer in answers:
+            answer.whole()
+    cluster.await_placement()
+    after = downs(a, b), downs(b, a), downs(a, c)
+    if after[2] > before[2]:
+        pytest.skip("this machine is so busy that links without fault seem to be cut as well")
+    assert (after, cluster.starts(), [answer.resumed for answer in answers]) == (before, starts, [0, 0, 0])
+
+
+def test_a_stream_whose_machine_is_cut_off_goes_on_elsewhere_and_that_machine_serves_itself(
+    cluster: LanCluster,
+) -> None:
+    asking, serving = cluster.head, cluster.workers[0]
+    only_loaded_on(serving, cluster.nodes)
+    with no_model_unloaded([serving]):
+        try:
+            assert resumed_after(serving.machine.cut, asking=asking) == 1
+            assert asking.states()[serving.name] == "lost"
+            until(lambda: list(serving.states().values()) == ["up", "lost", "lost"], what="being alone")
+            assert serving.nodes()[serving.name]["resident"][0]["active"] == 0, "it still works for who is gone"
+            Stream(serving).whole()
+        finally:
+            serving.machine.mend()
+        await_all_up(cluster.nodes)
+        cluster.await_placement()
+
+
+def test_a_daemon_that_stands_still_is_replaced_and_comes_back(cluster: LanCluster) -> None:
+    asking, serving = cluster.head, cluster.workers[0]
+    only_loaded_on(serving, cluster.nodes)
+    starts = cluster.starts()
+    daemon = serving.process
+    assert daemon is not None
+    with no_model_unloaded([serving]):
+        try:
+            assert resumed_after(lambda: daemon.send_signal(signal.SIGSTOP), asking=asking) == 1
+        finally:
+            daemon.send_signal(signal.SIGCONT)
+        await_all_up(cluster.nodes)
+        cluster.await_placement()
+    assert cluster.starts() == starts
+
+
+@pytest.mark.parametrize("lost", ["gcs_server", "raylet"])
+def test_a_part_of_ray_that_dies_is_back_in_the_same_generation(cluster: LanCluster, lost: str) -> None:
+    hit = cluster.head if lost == "gcs_server" else cluster.workers[1]
+    only_loaded_on(hit, cluster.nodes)
+    starts = cluster.starts()
+    with no_model_unloaded([hit]):
+        resumed = resumed_after(lambda: os.kill(hit.ray_processes()[lost], signal.SIGKILL), asking=cluster.workers[0])
+        assert resumed == 0
+        until(lambda: cluster.starts() != starts, RAY_LIMIT_S, "another session")
+        cluster.await_placement()
+    assert cluster.starts() == [n + (node is hit) for n, node in zip(starts, cluster.nodes, strict=True)]
+    check_placement(cluster, on=hit)
+
+
+def test_when_the_heads_machine_is_gone_the_others_form_the_next_generation_and_it_follows_when_it_is_back(
+    cluster: LanCluster,
+) -> None:
+    old, (asking, serving) = cluster.head, cluster.workers
+    only_loaded_on(serving, cluster.nodes)
+    with no_model_unloaded([serving]):
+        assert resumed_after(old.switch_off, asking=asking) == 0
+        cluster.await_next_generation([asking, serving])
+    old.start()
+    await_all_up(cluster.nodes)
+    cluster.await_placement()
+    assert old.ray_status()["role"] == "worker"
+    check_placement(cluster, on=old)
+
+
+def test_a_head_that_is_cut_off_is_replaced_and_what_it_has_of_the_old_generation_ends_when_it_is_back(
+    cluster: LanCluster,
+) -> None:
+    old, others = cluster.head, cluster.workers
+    only_loaded_on(old, cluster.nodes)
+    stale = old.ray_processes()
+    with no_model_unloaded([old]):
+        old.machine.cut()
+        try:
+            cluster.await_next_generation(others)
+            assert old.ray_status()["generation"] == cluster.generation - 1
+            Stream(old).whole()
+        finally:
+            old.machine.mend()
+        await_all_up(cluster.nodes)
+        cluster.await_placement()
+    assert old.ray_status()["role"] == "worker"
+    assert not [name for name, pid in stale.items() if is_alive(pid)]
+    check_placement(cluster, on=old)
+
+
+def test_a_machine_with_a_new_address_is_certified_anew_and_its_stream_goes_on(cluster: LanCluster) -> None:
+    asking, moving = cluster.workers
+    only_loaded_on(moving, cluster.nodes)
+    assert resumed_after(lambda: moving.move("198.18.77.33"), asking=asking) >= 1
+    until(
+        lambda: all(node.nodes()[moving.name]["address"] == "198.18.77.33:11435" for node in cluster.nodes),
+        what="telling the new address",
+    )
+    await_all_up(cluster.nodes)
+    until(lambda: "198.18.77.33" in certified_addresses(moving), what="a certificate with the new address")
+    cluster.await_placement()
+
+
+def test_machines_that_know_no_address_of_each_other_meet_by_multicast(cluster: LanCluster) -> None:
+    lonely = cluster.workers[1]
+    assert lonely.stop() == 0
+    (lonely.home / ".ayni" / "cluster" / "members.json").unlink()
+    lonely.move("198.18.77.43")
+    lonely.start()
+    await_all_up(cluster.nodes)
+    cluster.await_placement()
