@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from api.request_record import REQUEST
+from api.request_record import REQUEST, RequestRecord
 from node.telemetry.gen_ai import request_attributes
 
 if TYPE_CHECKING:
@@ -19,11 +19,8 @@ if TYPE_CHECKING:
 
 async def run(daemon: Daemon, ask: Ask) -> AsyncGenerator[Event, None]:
     """The events of a job; closing the generator cancels it. Raises NodeError."""
-    record = REQUEST.get()
-    assert record is not None, "a path that makes a model work is missing in api.metered"
-    record.span.put(request_attributes(str(ask.model.name), ask.job))
-    job = replace(ask.job, trace=record.span.traceparent)
-    answer = record.answer()
+    record = _record_of(ask)
+    job, answer = replace(ask.job, trace=record.span.traceparent), record.answer()
     try:
         async with aclosing(daemon.node.run(ask.model, job, ask.load, ask.keep_alive_s)) as events:
             async for event in events:
@@ -35,10 +32,16 @@ async def run(daemon: Daemon, ask: Ask) -> AsyncGenerator[Event, None]:
 
 async def embed(daemon: Daemon, ask: EmbedAsk) -> Embedded:
     """The vectors of a job. Raises NodeError."""
-    record = REQUEST.get()
-    assert record is not None, "a path that makes a model work is missing in api.metered"
-    record.span.put(request_attributes(str(ask.model.name), ask.job))
+    record = _record_of(ask)
     job = replace(ask.job, trace=record.span.traceparent)
     embedded = await daemon.node.embed(ask.model, job, ask.load, ask.keep_alive_s)
     record.prompt_tokens += embedded.prompt_tokens
     return embedded
+
+
+def _record_of(ask: Ask | EmbedAsk) -> RequestRecord:
+    """This request's record, which now says what is asked for."""
+    record = REQUEST.get()
+    assert record is not None, "a path that makes a model work is missing in api.metered"
+    record.span.put(request_attributes(str(ask.model.name), ask.job))
+    return record
