@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
@@ -209,6 +210,14 @@ async def test_what_the_request_does_is_done_on_behalf_of_the_token(door: Door) 
     await door.ask("GET", "/api/tags", door.token("infer"))
     assert [grant.name for grant in door.asked_by if grant] == ["bob"]
     assert ASKER.get() is None
+
+
+async def test_the_log_names_who_asked(door: Door, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    token = door.token("infer")
+    await door.ask("POST", "/api/generate", token, json={"model": "tiny", "prompt": "hi"})
+    assert " asker=bob " in caplog.text
+    assert token not in caplog.text
 
 
 async def test_the_rates_of_a_token_are_enforced_where_a_model_works_and_nowhere_else(door: Door) -> None:
