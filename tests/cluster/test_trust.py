@@ -67,7 +67,7 @@ def test_a_token_opens_what_it_was_issued_for_on_every_node_until_it_is_revoked(
             assert bob.post("/v1/chat/completions", json=chat | {"model": "other"}).status_code == 403
     with client(b, made["token"]) as bob:
         assert bob.post("/v1/chat/completions", json=chat).status_code == 200
-    assert [token["name"] for token in b.ask("GET", "/api/cluster/tokens")["tokens"]] == ["bob"]
+    assert "bob" in [token["name"] for token in b.ask("GET", "/api/cluster/tokens")["tokens"]]
     with client(c, made["token"]) as bob:
         b.ask("DELETE", "/api/cluster/tokens/bob")
         until(lambda: bob.get("/api/version").status_code == 401, 2.0, "the revocation's arrival")
