@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import itertools
 import logging
 import os
-import secrets
 import shutil
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +18,7 @@ from node.ray_session.control import RayControl
 from node.ray_session.errors import PortsTaken, RayCommandFailed, RayUnusable
 from node.ray_session.formation import Formation
 from node.ray_session.plan import Credentials, SessionPlan
-from node.ray_session.ports import FIRST_PORT, TURNS, RayPorts, choose_ports
+from node.ray_session.ports import FIRST_PORT, RayPorts, choose_ports
 from node.ray_session.session import RaySession
 from node.ray_session.versions import ray_versions
 
@@ -60,7 +58,6 @@ class RayLauncher:
         addresses: asked for those of this node, best first, at each start. A worker takes the one that it uses
             towards the head, if that is among them.
         first_port: where the blocks of ports begin that may be used.
-        turns: of the ports; begins anywhere, as the daemon before this one did.
     """
 
     me: NodeId
@@ -73,7 +70,6 @@ class RayLauncher:
     addresses: Callable[[], Sequence[str]]
     first_port: int = FIRST_PORT
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    turns: Iterator[int] = field(default_factory=lambda: itertools.count(secrets.randbelow(TURNS)))
 
     async def start(self, formation: Formation) -> RaySession:
         """Join, or found, the Ray cluster of this formation. Raises RaySessionError, OSError."""
@@ -129,14 +125,13 @@ class RayLauncher:
         return towards if towards in own or not own else own[0]
 
     def _ports(self, formation: Formation, *, is_head: bool) -> RayPorts:
-        turn = next(self.turns) % TURNS
         if not is_head:
-            return choose_ports(self.first_port, turn=turn)
+            return choose_ports(self.first_port)
         try:
-            return choose_ports(formation.port, turn=turn, blocks=1)
+            return choose_ports(formation.port, blocks=1)
         except PortsTaken:
             # The control store has to come back on the port that everybody knows; the others may move.
-            return choose_ports(self.first_port, turn=turn, but_not=frozenset({formation.port}))
+            return choose_ports(self.first_port, but_not=frozenset({formation.port}))
 
 
 async def await_head(formation: Formation, limit_s: float = HEAD_PORT_LIMIT_S) -> None:

@@ -14,25 +14,17 @@ from node.ray_session.errors import PortsTaken
 
 # Right above the LAN listener on 11435.
 FIRST_PORT = 11440
+WORKER_PORTS = 24
 BLOCK = 32
-# A raylet that comes back is not where the one before it was. What calls an address in vain waits longer before each
-# further attempt, so the control store might bury a new raylet at an old address before it has called it once.
-TURNS = 8
-WORKER_PORTS = 8
 MAX_BLOCKS = 8
 _PROBE_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class RayPorts:
-    """One block of `BLOCK` ports, by purpose. Two agents of Ray that we have no use for get one each as well.
-
-    `turn`, below `TURNS`: sessions of different turns share no port on which others call a raylet; and of two turns in
-    a row the workers have different ports too.
-    """
+    """One block of `BLOCK` ports, by purpose. Two agents of Ray that we have no use for get one each as well."""
 
     first: int
-    turn: int = 0
 
     @property
     def gcs(self) -> int:
@@ -42,7 +34,7 @@ class RayPorts:
     @property
     def node_manager(self) -> int:
         """The raylet."""
-        return self.first + 8 + self.turn
+        return self.first + 1
 
     @property
     def object_manager(self) -> int:
@@ -72,8 +64,7 @@ class RayPorts:
     @property
     def workers(self) -> tuple[int, int]:
         """First and last port of actors and drivers, each of which listens on one."""
-        first = self.first + 8 + TURNS + WORKER_PORTS * (self.turn % 2)
-        return first, first + WORKER_PORTS - 1
+        return self.first + BLOCK - WORKER_PORTS, self.first + BLOCK - 1
 
     def __contains__(self, port: int) -> bool:
         return self.first <= port < self.first + BLOCK
@@ -82,7 +73,6 @@ class RayPorts:
 def choose_ports(
     first: int = FIRST_PORT,
     *,
-    turn: int = 0,
     blocks: int = MAX_BLOCKS,
     is_free: Callable[[int], bool] | None = None,
     but_not: frozenset[int] = frozenset(),
@@ -90,7 +80,6 @@ def choose_ports(
     """The first block, from `first` on, without a listener in it. Raises PortsTaken.
 
     Args:
-        turn: see `RayPorts`.
         blocks: how many blocks to look at.
         but_not: ports that will be needed for something else.
     """
@@ -100,7 +89,7 @@ def choose_ports(
             break
         wanted = range(start, start + BLOCK)
         if but_not.isdisjoint(wanted) and all(free(port) for port in wanted):
-            return RayPorts(start, turn)
+            return RayPorts(start)
     raise PortsTaken(first, min(first + blocks * BLOCK, 1 << 16) - 1)
 
 
