@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 HEAD_LIMIT_S = 40.0
 WORKER_LIMIT_S = 40.0
 WATCH_S = 0.25
+IDLE_S = 10.0
 LISTEN_S = 0.5
 LOOK_S = 0.1
 _OUTPUT_BYTES = 8192
@@ -44,6 +46,8 @@ _REASONS = (
 _FINAL = (r"CERTIFICATE_VERIFY_FAILED", r"InvalidAuthToken|Unauthenticated")
 # `ray start` on the head starts one more process, of 100 MB, that serves a dashboard nobody asked for.
 _UNWANTED = "ray/dashboard/dashboard.py"
+# A worker that was started for an actor which then went elsewhere; Ray would keep it, and its 60 MB, for ever.
+_IDLE = "ray::IDLE"
 _VITAL = {"gcs_server": "the control store", "raylet": "the raylet"}
 
 
@@ -160,6 +164,8 @@ class RaySession:
             await asyncio.sleep(LOOK_S)
 
     async def _watch(self, vital: Mapping[int, str]) -> None:
+        idle: set[int] = set()
+        looked_s = time.monotonic()
         while True:
             for pid, what in vital.items():
                 if not processes.is_alive(pid):
@@ -167,7 +173,17 @@ class RaySession:
                     if not self.lost.done():
                         self.lost.set_result(f"{what} ended")
                     return
+            if time.monotonic() - looked_s >= IDLE_S:
+                idle, looked_s = await self._end_idle(idle), time.monotonic()
             await asyncio.sleep(WATCH_S)
+
+    async def _end_idle(self, before: set[int]) -> set[int]:
+        """End the workers that were idle `before` and still are. Returns: the other idle ones."""
+        idle = {pid for pid, words in (await self.members()).items() if words and words[0].strip().endswith(_IDLE)}
+        for pid in idle & before:
+            log.info("ending an idle worker of Ray session %d", self.session_id)
+            processes.kill(pid)
+        return idle - before
 
 
 def explain(output: str) -> str:

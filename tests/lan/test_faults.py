@@ -188,6 +188,20 @@ def test_a_machine_with_a_new_address_is_certified_anew_and_its_stream_goes_on(c
     cluster.await_placement()
 
 
+def test_a_machine_that_starts_without_a_network_takes_part_in_everything_once_it_has_one(cluster: LanCluster) -> None:
+    last = cluster.workers[1]
+    last.kill()
+    last.machine.cut()
+    try:
+        last.start()
+        until(lambda: last.ask("GET", "/api/cluster")["nodes_up"] == 1, what="being alone")
+    finally:
+        last.machine.mend()
+    await_all_up(cluster.nodes)
+    cluster.await_placement()
+    check_placement(cluster, on=last)
+
+
 def test_machines_that_know_no_address_of_each_other_meet_by_multicast(cluster: LanCluster) -> None:
     lonely = cluster.workers[1]
     assert lonely.stop() == 0

@@ -111,6 +111,23 @@ async def test_the_dashboard_that_nobody_asked_for_is_ended(folder: Path, tmp_pa
         await session.stop()
 
 
+async def test_a_worker_that_stays_idle_is_ended_and_a_busy_one_is_not(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.ray_session.session.IDLE_S", 0.3)
+    workers = "for name in ray::IDLE ray::NodeAgent; do cp /bin/sleep $name && { ./$name 60 & }; done"
+    session = await start(plan(folder, tmp_path), tmp_path, f"{workers}; {LEAVES_RAYLET}")
+    try:
+        assert "ray::IDLE" in words(await session.members())
+        async with asyncio.timeout(5):
+            while "ray::IDLE" in words(await session.members()):  # noqa: ASYNC110 - a process's end has no event
+                await asyncio.sleep(0.05)
+        assert words(await session.members()) == {"raylet", "ray::NodeAgent", "sleep"}
+        assert not session.lost.done()
+    finally:
+        await session.stop()
+
+
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
