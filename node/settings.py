@@ -91,6 +91,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     ray: Literal["auto", "off"] = "auto"
     ray_port: int = 11440
     head: Literal["auto", "prefer", "never"] = "auto"
+    suspend: Literal["auto", "off"] = "auto"
 
     @property
     def host(self) -> str:
@@ -431,6 +432,13 @@ TABLE: tuple[Setting, ...] = (
         "auto, prefer or never",
         "auto",
         _one_of("auto", "prefer", "never"),
+    ),
+    Setting(
+        "suspend",
+        "Whether a member of a cluster gives its work to the others before its machine sleeps (Linux with systemd).",
+        "auto or off",
+        "auto",
+        _one_of("auto", "off"),
     ),
 )
 

@@ -51,6 +51,7 @@ from node.peers import (
     WentDown,
     WentUp,
 )
+from node.sleep import Logind, SleepClock, has_system_bus
 from registry import CardBox
 
 if TYPE_CHECKING:
@@ -71,6 +72,10 @@ REPORT_AGE_S = 0.1
 # How soon it is noticed that this machine has other addresses.
 ADDRESSES_S = 2.0
 RENEWAL_RETRY_S = 10.0
+# Before the machine sleeps: of the time there is, what saying goodbye may take.
+GOODBYE_S = 1.5
+# A machine that has run for so long after all was ready for its sleep does not sleep, whatever was announced.
+SLEEPLESS_S = 60.0
 
 Reason: TypeAlias = Literal["asked", "sleep", "end"]
 
@@ -167,6 +172,8 @@ class ClusterNode:
         self._latest: tuple[float, NodeReport] | None = None
         self._told_resident: frozenset[object] = frozenset()
         self._parted = False
+        self._sleep_clock = SleepClock()
+        self._sleepless: asyncio.TimerHandle | None = None
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -197,6 +204,9 @@ class ClusterNode:
         self._own(self._tick(), "watch this node")
         self._own(self._keep_reachable(), "keep addresses and certificate true")
         self._own(self.pins.keep(), "keep pinned models loaded")
+        if self.settings.suspend == "auto" and has_system_bus():
+            logind = Logind(on_sleep=self.fall_asleep, on_wake=self.awake)
+            self._own(logind.keep(), "hold up sleep")
         self.finder.start()
         if self.placing is not None:
             self.placing.start()
@@ -236,6 +246,8 @@ class ClusterNode:
         await asyncio.gather(*(listener.close(drain_s) for listener in self._listeners))
         if self._handing_over is not None:
             self._tasks.add(self._handing_over)
+        if self._sleepless is not None:
+            self._sleepless.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -244,6 +256,28 @@ class ClusterNode:
             await self.placing.close()
         await self.peers.close()
         self._box.close()
+
+    # Sleep
+
+    async def fall_asleep(self, limit_s: float) -> None:
+        """The machine is about to sleep, in so many seconds: give away what runs here and say goodbye."""
+        log.info("this machine is about to sleep")
+        self._drain("sleep", on=True)
+        if self._handing_over is not None:
+            await asyncio.wait({self._handing_over}, timeout=max(0.0, limit_s - GOODBYE_S))
+        self.endpoints.end_sessions()  # what could not be given away in time goes on from what was delivered
+        await self.peers.say_goodbye()
+        self._sleepless = asyncio.get_running_loop().call_later(SLEEPLESS_S, self.awake)
+
+    def awake(self) -> None:
+        """The machine is back: take work, call the others anew, and tell them how things are now."""
+        if self._sleepless is not None:
+            self._sleepless.cancel()
+            self._sleepless = None
+        self._sleep_clock.slept_s()  # now that this is known it is not to be found out once more
+        log.info("this machine is awake")
+        self._drain("sleep", on=False)
+        self.peers.dial_anew()
 
     # What people and other nodes ask for
 
@@ -342,6 +376,9 @@ class ClusterNode:
     async def _tick(self) -> None:
         while True:
             try:
+                if slept_s := self._sleep_clock.slept_s():
+                    log.info("this machine slept seconds=%.0f", slept_s)
+                    self.awake()
                 before = self._told_resident
                 self._latest = None
                 if _fingerprint(self.report()) != before:

@@ -212,6 +212,14 @@ class Membership:
         member.answered_s = None
         return self._down(member, reason, now_s)
 
+    def slept(self, now_s: float) -> list[Change]:
+        """This machine has slept, and connections rarely live through that: nobody is up until heard anew."""
+        changes: list[Change] = []
+        for member in self._members.values():
+            member.answered_s = None
+            changes += self._down(member, "this machine slept", now_s)
+        return changes
+
     def look(self, now_s: float) -> list[Change]:
         """Notice who has fallen silent. To be called often; a long pause between two calls counts as our own sleep."""
         if self._looked_s is not None and now_s - self._looked_s > OWN_SLEEP_S:

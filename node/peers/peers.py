@@ -96,15 +96,7 @@ class Peers:
 
     def start(self) -> None:
         """Begin to call the members that are known, those of the book included."""
-        # Names are resolved by the system each time: addresses of laptops change.
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_IDLE_S, use_dns_cache=False)
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            timeout=aiohttp.ClientTimeout(total=None),
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"content-type": "application/vnd.msgpack"},
-        )
+        self._session = _new_session()
         now_s = time.monotonic()
         for record in self._book.read():
             if not self._ledger.is_node_revoked(record.node):
@@ -116,9 +108,7 @@ class Peers:
 
     async def close(self) -> None:
         """Say goodbye to everybody and close every connection. Takes at most a second."""
-        self._leaving, self._beat = True, None
-        up = [member.node for member in self.membership if member.state == "up"]
-        await asyncio.gather(*(self._exchange_beats(node) for node in up), return_exceptions=True)
+        await self.say_goodbye()
         tasks = [*self._tasks, *self._beating.values(), *self._links.values()]
         for link in self._links.values():
             if link.done() and not link.cancelled() and link.exception() is None:
@@ -129,6 +119,22 @@ class Peers:
         self._write_book()
         if self._session is not None:
             await self._session.close()
+
+    async def say_goodbye(self) -> None:
+        """Tell everybody that this node is no longer there, until `dial_anew`. Takes at most a second."""
+        self._leaving, self._beat = True, None
+        up = [member.node for member in self.membership if member.state == "up"]
+        await asyncio.gather(*(self._exchange_beats(node) for node in up), return_exceptions=True)
+
+    def dial_anew(self) -> None:
+        """This machine has slept: trust no connection that was open before, and call everybody at once."""
+        self._leaving, self._beat = False, None
+        self._apply(self.membership.slept(time.monotonic()))
+        if self._session is not None:
+            self._own(self._session.close(), "close the connections from before the sleep")
+            self._session = _new_session()
+        for due in self._due.values():
+            due.set()
 
     def calls(self) -> dict[str, Call]:
         """What this answers to other nodes, by the path's end."""
@@ -257,6 +263,8 @@ class Peers:
         if caller.node not in self._beating:
             self.remember(MemberRecord(node=caller.node, name=beat.report.name, addresses=beat.addresses))
         self._apply(self.membership.heard(beat, time.monotonic()))
+        if not beat.leaving and not self.membership.is_up(caller.node) and (due := self._due.get(caller.node)):
+            due.set()  # it is back: no need to wait until it is called the next time
         ours = self._compose().report
         return BeatAnswer(
             node=ours.node,
@@ -412,4 +420,18 @@ class Peers:
             log.warning("members not remembered: %s", error)
 
     def _own(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        self._tasks.add(asyncio.create_task(work, name=name))
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _new_session() -> aiohttp.ClientSession:
+    # Names are resolved by the system each time: addresses of laptops change.
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_IDLE_S, use_dns_cache=False)
+    return aiohttp.ClientSession(
+        connector=connector,
+        timeout=aiohttp.ClientTimeout(total=None),
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"content-type": "application/vnd.msgpack"},
+    )

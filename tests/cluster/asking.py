@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from tests.cluster.real_nodes import RealNode, until
+from tests.cluster.streams import Stream
 
 COUNT = {
     "model": "demo",
@@ -34,6 +35,20 @@ def stream(node: RealNode, *, at_chunk: int = 0, then: Callable[[], Any] | None 
 
 def loaded_on(node: RealNode, model: str) -> set[str]:
     return {entry["node"] for entry in node.ask("GET", "/api/ps")["models"] if entry["name"] == model}
+
+
+def running_on(place: RealNode, other: RealNode) -> tuple[Stream, Stream]:
+    """Two answers on one node, one of them asked through the other node, which has the model in memory as well."""
+    for node in (place, other):
+        node.ask("POST", "/api/cluster/pins", {"model": "demo", "nodes": [node.name]})
+    until(lambda: loaded_on(place, "demo:latest") >= {place.name, other.name}, what="loading")
+    place.ask("DELETE", "/api/cluster/pins/demo")
+    other.ask("POST", f"/api/cluster/nodes/{other.name}/drain", {"drain": True})
+    until(lambda: place.states()[other.name] == "draining", what="the word that it takes nothing new")
+    streams = Stream(place).await_text(), Stream(other).await_text()
+    other.ask("POST", f"/api/cluster/nodes/{other.name}/drain", {"drain": False})
+    until(lambda: place.states()[other.name] == "up", what="the word that it takes work")
+    return streams
 
 
 def only_loaded_on(place: RealNode, nodes: Sequence[RealNode]) -> None:

@@ -34,8 +34,9 @@ async def main():
 
 asyncio.run(main())
 print(sorted({name for name in sys.modules if name.split(".")[0] in
-    ("coordinator", "cryptography", "jwt", "aiohttp", "zeroconf", "ray")
-    or name.startswith(("node.identity", "node.peers", "node.discovery", "node.ray_session", "node.agent", "api.lan"))
+    ("coordinator", "cryptography", "dbus_fast", "jwt", "aiohttp", "zeroconf", "ray")
+    or name.startswith(("node.identity", "node.peers", "node.discovery", "node.ray_session", "node.agent", "node.sleep",
+                        "api.lan"))
     or name in ("api.cluster.member", "api.cluster.actions", "api.cluster.views")}))
 print(sorted(p.name for p in folder.iterdir()))
 """

@@ -49,7 +49,7 @@ def test_a_drained_node_gives_away_what_it_does_for_others_and_for_its_own_clien
 ) -> None:
     _, b, _ = cluster
     only_loaded_on(drained, cluster)
-    streams = [Stream(drained).await_text(), Stream(b).await_text()]
+    streams = [Stream(drained, numbers=600).await_text(), Stream(b, numbers=600).await_text()]
     until(lambda: active_on(drained) == 2, what="both answers on one node")
     b.ask("POST", "/api/cluster/nodes/a/drain", {"drain": True})
     until(lambda: active_on(drained) == 0, 30, "handing over")
@@ -65,7 +65,8 @@ def test_what_only_the_drained_node_can_do_is_done_there(cluster: list[RealNode]
     only_loaded_on(drained, cluster)
     drained.ask("POST", "/api/create", {"model": "only-here", "from": "demo", "system": "Hi.", "stream": False})
     until(lambda: "only-here:latest" in b.nodes()["a"]["models"], what="the report of the model")
-    own, others, moved = Stream(drained, model="only-here"), Stream(b, model="only-here"), Stream(drained)
+    own, others = Stream(drained, model="only-here"), Stream(b, model="only-here")
+    moved = Stream(drained, numbers=600)
     for stream in (own, others, moved):
         stream.await_text()
     b.ask("POST", "/api/cluster/nodes/a/drain", {"drain": True})
@@ -84,7 +85,7 @@ def test_a_node_that_is_told_to_stop_gives_away_everything_and_passes_on_until_i
 ) -> None:
     a, b, c = cluster
     only_loaded_on(a, cluster)
-    streams = [Stream(a).await_text(), Stream(a, token=token).await_text(), Stream(b).await_text()]
+    streams = [Stream(a, numbers=500), Stream(a, numbers=500, token=token), Stream(b, numbers=500)]
     until(lambda: active_on(a) == 3, what="all answers on one node")
     if loaded_elsewhere:
         c.ask("POST", "/api/cluster/pins", {"model": "demo", "nodes": ["c"]})

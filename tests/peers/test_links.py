@@ -226,6 +226,23 @@ async def test_who_waits_for_a_link_to_open_is_told_that_the_node_has_gone(
             await asking
 
 
+async def test_after_a_goodbye_and_a_sleep_two_nodes_are_back_at_once_with_new_connections(
+    tmp_path: Path, store: ModelStore, model: Model
+) -> None:
+    async with lan_nodes(tmp_path, [scripted(), scripted()], [store, store]) as (here, there):
+        await events_of(here.peers.node(there.id), model, job())
+        before = await here.peers._link(there.id, "prompt")
+        await here.peers.say_goodbye()
+        await until(lambda: not there.membership.is_up(here.id))
+        for member in there.membership:
+            member.down_since_s -= 1000.0  # as if that was long ago: it is called once in five seconds now
+        here.peers.dial_anew()
+        assert before.lost.result() == "this machine slept"
+        assert WentDown(there.id, "this machine slept") in here.changes
+        await until(lambda: here.membership.is_up(there.id) and there.membership.is_up(here.id))
+        assert text_of(await events_of(here.peers.node(there.id), model, job())) == "Hello"
+
+
 async def test_a_member_found_by_address_alone_is_remembered_by_both(
     tmp_path: Path, store: ModelStore, model: Model
 ) -> None:

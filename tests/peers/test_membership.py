@@ -118,6 +118,14 @@ def test_our_own_sleep_is_not_taken_for_the_others_silence() -> None:
     assert isinstance(changes[0], WentDown)
 
 
+def test_after_a_sleep_of_this_machine_nobody_is_up_until_heard_and_answered_anew() -> None:
+    members = up()
+    assert members.slept(0.5) == [WentDown(OTHER, "this machine slept")]
+    assert members.slept(0.6) == []
+    assert answered(members, 0.7) == []
+    assert members.heard(beat(2), 0.8) == [WentUp(report(2))]
+
+
 def test_a_clock_that_differs_is_noticed() -> None:
     members = up()
     answer = BeatAnswer(node=OTHER, started_at=100.0, unix_s=1120.5)
