@@ -22,7 +22,8 @@ from node.daemon_file import DaemonRecord, is_running, read_daemon_record
 from node.settings import Settings
 
 START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 45.0
+# Beside `drain_timeout`: for runners and Ray to end.
+STOP_TIMEOUT_S = 20.0
 POLL_S = 0.05
 # An old log is kept once under another name, so that a node that fails for weeks does not fill the disk.
 MAX_LOG_BYTES = 10 * 1024 * 1024
@@ -126,11 +127,11 @@ def shut_down(settings: Settings) -> None:
         if answers(Client(address)):
             raise CommandError(f"what answers at {address.url} is no node started with this state folder")
         raise CommandError(f"no node is running at {address.url}")
-    _end(record)
+    _end(record, settings.drain_timeout_s + STOP_TIMEOUT_S)
     print(f"stopped the node at {cell(record.host)}:{record.port}")
 
 
-def _end(record: DaemonRecord) -> None:
+def _end(record: DaemonRecord, limit_s: float) -> None:
     """Ask the process to end and wait. Raises CommandError."""
     try:
         os.kill(record.pid, signal.SIGTERM)
@@ -138,9 +139,9 @@ def _end(record: DaemonRecord) -> None:
         raise CommandError(f"the node (process {record.pid}) belongs to another user") from error
     except ProcessLookupError:
         return
-    deadline = time.monotonic() + STOP_TIMEOUT_S
+    deadline = time.monotonic() + limit_s
     with stderr_spinner("stopping"):
         while is_running(record):
             if time.monotonic() > deadline:
-                raise CommandError(f"the node (process {record.pid}) has not ended within {STOP_TIMEOUT_S:.0f} s")
+                raise CommandError(f"the node (process {record.pid}) has not ended within {limit_s:.0f} s")
             time.sleep(POLL_S)

@@ -23,6 +23,7 @@ _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _TRUE = {"1", "t", "true", "on", "yes"}
 _FALSE = {"0", "f", "false", "off", "no"}
 MAX_DURATION_CHARS = 64
+LONGEST_WAIT_S = 3600.0
 MAX_NAME_BYTES = 63
 
 
@@ -115,6 +116,14 @@ def parse_duration(value: Any) -> float:
     if not math.isfinite(seconds):
         raise ValueError(value)
     return math.inf if seconds < 0 else seconds
+
+
+def parse_wait(value: Any) -> float:
+    """Seconds, as `parse_duration`, but an hour at most."""
+    seconds = parse_duration(value)
+    if seconds > LONGEST_WAIT_S:
+        raise ValueError(value)
+    return seconds
 
 
 def _duration_seconds(text: str) -> float:

@@ -30,6 +30,7 @@ from node.setting_values import (
     parse_size,
     parse_switch,
     parse_timeout,
+    parse_wait,
     parse_words,
 )
 
@@ -92,6 +93,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     ray_port: int = 11440
     head: Literal["auto", "prefer", "never"] = "auto"
     suspend: Literal["auto", "off"] = "auto"
+    drain_timeout_s: float = 25.0
 
     @property
     def host(self) -> str:
@@ -439,6 +441,14 @@ TABLE: tuple[Setting, ...] = (
         "auto or off",
         "auto",
         _one_of("auto", "off"),
+    ),
+    Setting(
+        "drain_timeout",
+        "How long a member of a cluster that is told to stop goes on passing answers of other machines to its clients.",
+        "a duration of up to an hour, such as 25s",
+        "25s",
+        parse_wait,
+        field="drain_timeout_s",
     ),
 )
 

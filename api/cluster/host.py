@@ -24,10 +24,8 @@ log = logging.getLogger(__name__)
 
 # The port may still be held by the daemon that ran before.
 RETRY_S = 3.0
-# When the daemon is told to end, running streams may go on for so long: alone, and where other machines take them
-# over. Whoever ends daemons (systemd, Docker, `ayni shutdown`) has to wait for longer than that.
+# When the daemon of a machine alone is told to end, running streams may go on for so long.
 ALONE_LIMIT_S = 5.0
-RETIRE_LIMIT_S = 25.0
 
 
 class ClusterHost:
@@ -103,8 +101,9 @@ class ClusterHost:
         """The daemon is about to end: give its work away. Returns: for how long its clients' streams may go on."""
         if self.member is None:
             return ALONE_LIMIT_S
-        self._retiring = asyncio.create_task(self.member.retire(RETIRE_LIMIT_S), name="retire")
-        return RETIRE_LIMIT_S
+        limit_s = self._daemon.settings.drain_timeout_s
+        self._retiring = asyncio.create_task(self.member.retire(limit_s), name="retire")
+        return limit_s
 
     async def retired(self) -> None:
         """Wait until the clients of the LAN port have had their answers too, or the time for that is up."""

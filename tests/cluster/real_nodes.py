@@ -66,6 +66,7 @@ def loopback_settings(host: str) -> dict[str, str]:
         "AYNI_DISCOVERY": "off",
         "AYNI_RAY": "off",
         "AYNI_SUSPEND": "off",
+        "AYNI_DRAIN_TIMEOUT": "90s",
         # Two that begin at the same moment would both take the first block that is free.
         "AYNI_RAY_PORT": str(22_000 + 512 * ADDRESSES.index(host)),
     }

@@ -12,7 +12,7 @@ from tests.cluster.asking import loaded_on, only_loaded_on
 from tests.cluster.real_nodes import RealNode, await_all_up, until
 from tests.cluster.streams import LONG, Stream
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_a_drained_node_gives_away_what_it_does_for_others_and_for_its_own_clien
 ) -> None:
     _, b, _ = cluster
     only_loaded_on(drained, cluster)
-    streams = [Stream(drained, numbers=600).await_text(), Stream(b, numbers=600).await_text()]
+    streams = [Stream(drained, numbers=450).await_text(), Stream(b, numbers=450).await_text()]
     until(lambda: active_on(drained) == 2, what="both answers on one node")
     b.ask("POST", "/api/cluster/nodes/a/drain", {"drain": True})
     until(lambda: active_on(drained) == 0, 30, "handing over")
@@ -66,7 +66,7 @@ def test_what_only_the_drained_node_can_do_is_done_there(cluster: list[RealNode]
     drained.ask("POST", "/api/create", {"model": "only-here", "from": "demo", "system": "Hi.", "stream": False})
     until(lambda: "only-here:latest" in b.nodes()["a"]["models"], what="the report of the model")
     own, others = Stream(drained, model="only-here"), Stream(b, model="only-here")
-    moved = Stream(drained, numbers=600)
+    moved = Stream(drained, numbers=450)
     for stream in (own, others, moved):
         stream.await_text()
     b.ask("POST", "/api/cluster/nodes/a/drain", {"drain": True})
@@ -85,7 +85,7 @@ def test_a_node_that_is_told_to_stop_gives_away_everything_and_passes_on_until_i
 ) -> None:
     a, b, c = cluster
     only_loaded_on(a, cluster)
-    streams = [Stream(a, numbers=500), Stream(a, numbers=500, token=token), Stream(b, numbers=500)]
+    streams = [Stream(a, numbers=350), Stream(a, numbers=350, token=token), Stream(b, numbers=350)]
     until(lambda: active_on(a) == 3, what="all answers on one node")
     if loaded_elsewhere:
         c.ask("POST", "/api/cluster/pins", {"model": "demo", "nodes": ["c"]})
@@ -96,7 +96,7 @@ def test_a_node_that_is_told_to_stop_gives_away_everything_and_passes_on_until_i
     until(lambda: b.states()["a"] != "up", what="the word that it takes nothing new")
     for stream in streams:
         stream.whole()
-    assert a.process.wait(30) == 0
+    assert a.process.wait(90) == 0
     assert [stream.last["ayni"]["resumed"] for stream in streams] == [1, 1, 1]
 
 
@@ -112,4 +112,4 @@ def test_a_node_that_stops_takes_nothing_new(cluster: list[RealNode], stopped: R
         until(lambda: c.states()["a"] != "up", what="the word that it takes nothing new")
         assert client.get(f"{a.lan_url}/api/tags").status_code == 503
     running.whole()
-    assert a.process.wait(30) == 0
+    assert a.process.wait(90) == 0

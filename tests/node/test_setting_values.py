@@ -14,6 +14,7 @@ from node.setting_values import (
     parse_size,
     parse_switch,
     parse_timeout,
+    parse_wait,
     parse_words,
 )
 
@@ -85,6 +86,13 @@ def test_a_duration_is_seconds_or_gos_notation_and_negative_means_for_ever(value
 def test_what_is_no_duration_is_refused(value: object) -> None:
     with pytest.raises(ValueError):
         parse_duration(value)
+
+
+@pytest.mark.parametrize("value", [-1, "61m", "nan"])
+def test_a_wait_has_an_end(value: object) -> None:
+    assert parse_wait("90s") == 90.0
+    with pytest.raises(ValueError):
+        parse_wait(value)
 
 
 def test_a_timeout_of_zero_is_none() -> None:
