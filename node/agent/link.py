@@ -147,10 +147,13 @@ class AgentLink:
             self._send(reach)
 
     def _flush(self) -> None:
-        if self._writer is not None and self._undelivered:
-            self._send(Act(actions=tuple(self._undelivered)))
+        if self._undelivered and self._send(Act(actions=tuple(self._undelivered))):
             self._undelivered.clear()
 
-    def _send(self, message: FromAgent) -> None:
-        if self._writer is not None:
-            self._writer.write(frame(message))
+    def _send(self, message: FromAgent) -> bool:
+        """Whether there is a daemon that gets it."""
+        writer = self._writer
+        if writer is None or writer.transport.is_closing():
+            return False
+        writer.write(frame(message))
+        return True

@@ -228,7 +228,7 @@ class Runner:
         if len(body) > MAX_FRAME_BYTES + FRAME_HEADER_BYTES:
             raise JobFailed(Failed(job="", kind="bad_request", message="the request is too large for a runner"))
         writer = self._writer
-        if writer is None or self.is_lost:
+        if writer is None or not self._takes_requests:
             raise self._loss()
         writer.write(body)
         try:
@@ -238,8 +238,16 @@ class Runner:
 
     def _post(self, request: Request) -> None:
         """Hand a small request over without waiting; a runner that is gone needs none."""
-        if self._writer is not None and not self.is_lost:
+        if self._writer is not None and self._takes_requests:
             self._writer.write(frame(request))
+
+    @property
+    def _takes_requests(self) -> bool:
+        """Whether there is still somebody to write to; the connection of one that was killed closes before it is lost.
+
+        uvloop raises RuntimeError where something is written to a closed connection.
+        """
+        return self._writer is not None and not self.is_lost and not self._writer.transport.is_closing()
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -22,6 +23,8 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=DEEDS, metavar="DEED", help=f"of these only: {', '.join(DEEDS)}")
     parser.add_argument("--keep", type=Path, help="keep the nodes' homes and logs in this folder")
     asked = parser.parse_args()
+    # Whoever stops us wants it all cleared away, as with Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     seed = any_seed() if asked.seed is None else asked.seed
     folder = asked.keep or Path(tempfile.mkdtemp(prefix="ayni-chaos-"))
     try:

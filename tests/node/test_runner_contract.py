@@ -15,10 +15,11 @@ from typing import Any, cast
 
 import psutil
 import pytest
+import uvloop
 
 from node.errors import JobFailed, LoadFailure, RunnerLost
 from node.jobs import Delta, Done, EmbedJob, Job, Raw, Sampling
-from node.runner.protocol import LoadSpec
+from node.runner.protocol import Cancel, LoadSpec
 from node.settings import Settings
 from node.supervisor import LoadOptions, Supervisor
 from node.supervisor.runner import Runner
@@ -162,3 +163,23 @@ async def test_the_supervisor_serves_a_model_end_to_end(kind: str, tmp_path: Pat
     finally:
         await node.close()
     assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_a_request_to_a_runner_whose_end_is_not_noticed_yet_is_lost_with_it(kind: str, path: Path) -> None:
+    async def ask() -> None:
+        spec = LoadSpec(model_path=str(path), context_tokens=1024, parallel=4, threads=1)
+        runner, _ = await Runner.start("tiny", spec, stall_limit_s=30, command=command_of(kind))
+        # Its parent learns of its end late, as on a busy machine.
+        runner._process.ending = asyncio.Event().wait  # type: ignore[assignment,method-assign]
+        os.kill(runner.pid, signal.SIGKILL)
+        while not runner._writer.transport.is_closing():  # type: ignore[union-attr]
+            await asyncio.sleep(0.01)
+            runner._post(Cancel("0"))
+        assert not runner.is_lost
+        with pytest.raises(RunnerLost):
+            await tokens_of(runner, job("late", tokens=5, kind=kind))
+        await runner.stop()
+
+    # Where asyncio's own loop only complains, the daemon's raises.
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+        loop.run(asyncio.wait_for(ask(), 30))
