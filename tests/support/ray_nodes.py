@@ -49,7 +49,6 @@ class RayNode:
             first_port=FIRST_PORT + (number - 11) * 512,
         )
         self.orders: list[Order] = []
-        self.reach: list[str] = []
         self.head_lost: list[str] = []
         self._report = NodeReport(node=self.me, name=f"n{number}", started_at=now_s, sequence=1)
         self._reporting: asyncio.Task[None] | None = None
@@ -60,7 +59,6 @@ class RayNode:
             self.me,
             self.settings,
             on_order=self.orders.append,
-            on_reach=self.reach.append,
             on_head_lost=lambda _, reason: self.head_lost.append(reason),
         )
 
