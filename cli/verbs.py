@@ -9,7 +9,8 @@ from argparse import SUPPRESS, ArgumentParser, Namespace
 from pathlib import Path
 
 from cli.verb import ADDRESS_HELP, Verb
-from node.settings import TABLE, Settings, load_settings
+from node.setting_table import TABLE
+from node.settings import Settings, load_settings
 
 RUN_HELP = f"""\
 {ADDRESS_HELP}\

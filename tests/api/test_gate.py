@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from api.gate import HostRule, OriginRule
-from node.settings import LOCAL_ORIGINS
+from node.setting_table import LOCAL_ORIGINS
 
 
 @pytest.mark.parametrize(

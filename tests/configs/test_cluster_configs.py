@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from node.settings import TABLE, load_settings
+from node.setting_table import TABLE
+from node.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "cluster-configs"

@@ -8,8 +8,9 @@ import pytest
 
 from node.errors import InvalidSetting
 from node.runner.protocol import MAX_FRAME_BYTES
+from node.setting_table import LARGEST_BODY_BYTES, TABLE
 from node.setting_values import Address
-from node.settings import LARGEST_BODY_BYTES, TABLE, Settings, load_settings
+from node.settings import Settings, load_settings
 
 ROOT = Path(__file__).parent.parent.parent
 
