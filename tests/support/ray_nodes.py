@@ -87,10 +87,10 @@ class RayNode:
             await asyncio.sleep(REPORT_S)
 
     async def processes(self) -> dict[str, int]:
-        """This node's processes, by name ("raylet", "ray::NodeAgent")."""
+        """This node's processes, by name ("raylet", "ray::NodeAgent"); one that is just ending has none any more."""
         session = self.control._keeper.session
         members = await session.members() if session is not None else {}  # type: ignore[attr-defined]
-        return {Path(words[0]).name.strip(): pid for pid, words in members.items()}
+        return {Path(words[0]).name.strip(): pid for pid, words in members.items() if words}
 
     async def is_answered(self) -> bool:
         """Whether the coordinator answers a question of this node."""
