@@ -19,6 +19,8 @@ MIN_WEIGHT, MAX_WEIGHT = 1 / 1024, 1024.0
 MAX_PRIORITY = 4
 # How fast the estimate of the service rate follows the last requests.
 _RATE_WEIGHT = 0.2
+# The time between two starts, where nothing at all is known of it.
+DEFAULT_INTERVAL_S = 5.0
 LONGEST_RETRY_S = 300
 
 
@@ -76,20 +78,26 @@ class _Client:
 class FairQueue:
     """The requests that wait for one model. Bounded by `limit`; clients without waiting requests are forgotten."""
 
-    def __init__(self, limit: int, *, started_s: float = 0.0, first_interval_s: float = 5.0) -> None:
-        """An empty queue; `first_interval_s` is taken as the time between two starts until some were seen."""
+    def __init__(self, limit: int, *, started_s: float = 0.0) -> None:
+        """An empty queue that expects a start every `DEFAULT_INTERVAL_S`; see `expect`."""
         self._limit = limit
         self._heap: list[Ticket] = []
         self._gone: set[int] = set()
         self._clients: dict[str, _Client] = {}
         self._virtual = 0.0
         self._numbers = 0
-        self._interval_s = first_interval_s
+        self._interval_s = DEFAULT_INTERVAL_S
+        self._has_seen = False
         self._last_start_s = started_s
         self._was_waiting = False
 
     def __len__(self) -> int:
         return len(self._heap) - len(self._gone)
+
+    def expect(self, interval_s: float) -> None:
+        """Take this as the time between two starts, until some were seen here."""
+        if not self._has_seen:
+            self._interval_s = interval_s
 
     def push(
         self, client: str, now_s: float, *, share: Share | None = None, cost: float = 1.0
@@ -177,6 +185,7 @@ class FairQueue:
         """Learn from a start, if somebody waited since the one before it; otherwise the gap was mere idleness."""
         if self._was_waiting:
             gap = now_s - self._last_start_s
+            self._has_seen = True
             self._interval_s += _RATE_WEIGHT * (gap - self._interval_s)
         self._last_start_s = now_s
         self._was_waiting = len(self) > 0

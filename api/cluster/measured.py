@@ -82,13 +82,12 @@ class MeasuredNode:
         self, model: Model, job: Job, options: LoadOptions, keep_alive_s: float | None = None
     ) -> AsyncGenerator[Event, None]:
         """As the supervisor's."""
-        started_s = time.monotonic()
         with self._at_work(model, options), self._noting_load(model) as loaded:
             async with aclosing(self._node.run(model, job, options, self._stay_s(model, keep_alive_s))) as events:
                 async for event in events:
                     loaded()
                     if type(event) is Done:
-                        self._measure(model, event.usage, time.monotonic() - started_s)
+                        self._measure(model, event.usage)
                     yield event
 
     async def embed(
@@ -168,11 +167,11 @@ class MeasuredNode:
         finally:
             loaded()
 
-    def _measure(self, model: Model, usage: Usage, took_s: float) -> None:
+    def _measure(self, model: Model, usage: Usage) -> None:
         speed = self.speeds.setdefault(model.digest, Speed())
         if len(self.speeds) > MAX_MEASURED:
             del self.speeds[next(iter(self.speeds))]
-        speed.mean_job_s = _mean(speed.mean_job_s, took_s)
+        speed.mean_job_s = _mean(speed.mean_job_s, (usage.prompt_ns + usage.output_ns) / 1e9)
         speed.used_at_s = time.monotonic()
         if (read := usage.prompt_tokens - usage.cached_tokens) >= _LEAST_TOKENS and usage.prompt_ns:
             speed.prefill_tokens_s = _mean(speed.prefill_tokens_s, read / usage.prompt_ns * 1e9)

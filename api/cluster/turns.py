@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from api.daemon import Node
     from coordinator.cluster_view import ClusterView
     from node.jobs import Embedded, EmbedJob, Event, Job, Rendered
+    from node.report import ResidentModel
     from node.supervisor import LoadedModel, LoadOptions
     from registry import Model, ModelName
 
@@ -128,6 +129,8 @@ class Turns:
         """Wait for the request's turn; it counts as under way then. Raises QueueFull."""
         grant = ASKER.get()
         client, share = (grant.token_id, Share(grant.weight, grant.priority)) if grant else (NOBODY, Share())
+        if (interval_s := self._interval_s(key)) is not None:
+            line.queue.expect(interval_s)
         found = line.queue.push(client, time.monotonic(), share=share)
         if isinstance(found, QueueRefused):
             raise QueueFull(found.waiting, found.retry_after_s)
@@ -180,10 +183,18 @@ class Turns:
 
     def _places(self, key: tuple[str, bool], line: _Line) -> int:
         """How many requests of this node the model's machines can work on now; at least one."""
-        hosts = self._cluster.now.hosts(ModelDigest(key[0]), embedding=key[1]).values()
-        up = [host.resident for host in hosts if host.report.state == "up"]
+        up = self._up(key)
         if not up:
             return UNLOADED_PLACES
         busy = sum(resident.active + resident.queued for resident in up)
         of_others = max(0, busy - line.under_way)
         return max(1, sum(resident.parallel for resident in up) - of_others)
+
+    def _interval_s(self, key: tuple[str, bool]) -> float | None:
+        """How often a place becomes free on the model's machines, by what requests took there; None: unknown."""
+        rate = sum(resident.parallel / resident.mean_job_s for resident in self._up(key) if resident.mean_job_s)
+        return 1 / rate if rate else None
+
+    def _up(self, key: tuple[str, bool]) -> list[ResidentModel]:
+        hosts = self._cluster.now.hosts(ModelDigest(key[0]), embedding=key[1]).values()
+        return [host.resident for host in hosts if host.report.state == "up"]

@@ -63,9 +63,11 @@ def node() -> OneAtATime:
     return OneAtATime()
 
 
-def turns_of(node: OneAtATime, *, limit: int = 64) -> Turns:
+def turns_of(node: OneAtATime, *, limit: int = 64, mean_job_s: float = 0.0) -> Turns:
     view = ClusterView(ME)
-    resident = ResidentModel(digest=ModelDigest(MODEL.digest), name="demo:latest", context_tokens=64, parallel=1)
+    resident = ResidentModel(
+        digest=ModelDigest(MODEL.digest), name="demo:latest", context_tokens=64, parallel=1, mean_job_s=mean_job_s
+    )
     view.take_own(NodeReport(node=ME, name="a", sequence=1, resident=(resident,)), time.monotonic())
     return Turns(node, view, limit=limit)  # type: ignore[arg-type]
 
@@ -101,16 +103,17 @@ async def test_who_leaves_the_queue_takes_no_place(node: OneAtATime) -> None:
 
 
 async def test_a_full_queue_refuses_and_says_where_a_request_stands(node: OneAtATime) -> None:
-    turns = turns_of(node, limit=1)
+    turns = turns_of(node, limit=1, mean_job_s=42.0)
     first = asyncio.create_task(ask(turns, "a", 0))
     await asyncio.sleep(0.01)
     trace = RouteTrace()
     ROUTE_TRACE.set(trace)
     second = asyncio.create_task(ask(turns, "a", 1))
     await asyncio.sleep(0.01)
-    assert trace.queue.startswith("1; wait=")
-    with pytest.raises(QueueFull):
+    assert trace.queue == "1; wait=42.0s"
+    with pytest.raises(QueueFull) as refusal:
         await ask(turns, "a", 2)
+    assert refusal.value.retry_after_s == 42
     node.go.set()
     async with asyncio.timeout(5):
         await asyncio.gather(first, second)

@@ -143,11 +143,24 @@ def test_the_estimate_follows_the_rate_and_comes_true() -> None:
 
 
 def test_idleness_is_not_mistaken_for_slowness() -> None:
-    queue = FairQueue(10, first_interval_s=1.0)
+    queue = FairQueue(10)
+    queue.expect(1.0)
     for hour in range(5):
         push(queue, "a", hour * 3600.0)
         queue.pop(hour * 3600.0)
     assert queue.retry_after_s() == 1
+
+
+def test_what_is_expected_holds_until_something_was_seen() -> None:
+    queue = FairQueue(10)
+    queue.expect(20.0)
+    tickets = [push(queue, client) for client in "abc"]
+    assert queue.wait_s(tickets[1]) == 40.0
+    queue.pop(0.0)
+    queue.pop(10.0)
+    seen_s = queue.wait_s(tickets[2])
+    queue.expect(1000.0)
+    assert queue.wait_s(tickets[2]) == seen_s < 20.0
 
 
 class QueueMachine(RuleBasedStateMachine):
