@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Final, Protocol
 
 from starlette.responses import Response
@@ -23,7 +23,7 @@ from api.metered import METERED
 from api.request_watch import ASKER_NAME
 from api.stream import fault_response
 from coordinator.asker import ASKER
-from coordinator.limits import Limited, Limits, LimitTable
+from coordinator.limits import Allowed, Limited, Limits, LimitTable
 from node.errors import Closing
 from node.identity import ScopeRefused, TokenRefused
 from node.peers import PEER, PREFIX, Endpoints
@@ -62,6 +62,8 @@ SCOPES: Final[tuple[tuple[str, TokenScope], ...]] = (
     ("/api/push", "models"),
     ("/v2", "models"),
 )
+# Other nodes tell twice a second what a token runs there.
+HEARSAY_S = 1.0
 _LIMIT_TEXTS = {
     "requests_per_minute": ("request", "a minute"),
     "tokens_per_minute": ("token", "a minute"),
@@ -81,14 +83,14 @@ class Verifier(Protocol):
 class TokenRates:
     """Places within the tokens' rates, by the table that all of this node's requests are counted in."""
 
-    def __init__(self, table: LimitTable, clock: Callable[[], float] = time.monotonic) -> None:
-        self._table, self._clock = table, clock
+    def __init__(self, table: LimitTable, heard: Callable[[float], Awaitable[None]] | None = None) -> None:
+        """`heard`: returns at the next word from another node, at most so many seconds later; None: there are none."""
+        self._table, self._heard = table, heard
 
-    @contextmanager
-    def __call__(self, grant: Grant) -> Iterator[None]:
+    @asynccontextmanager
+    async def __call__(self, grant: Grant) -> AsyncIterator[None]:
         """A place for one request, given back when the block ends. Raises OverLimit."""
-        limits = Limits(grant.requests_per_minute, grant.tokens_per_minute, grant.max_parallel)
-        answer = self._table.admit(grant.token_id, limits, self._clock())
+        answer = await self._admit(grant)
         if isinstance(answer, Limited):
             what, per = _LIMIT_TEXTS[answer.limit]
             plural = "" if answer.allowed == 1 else "s"
@@ -96,7 +98,21 @@ class TokenRates:
         try:
             yield
         finally:
-            self._table.release(grant.token_id, self._clock())
+            self._table.release(grant.token_id, time.monotonic())
+
+    async def _admit(self, grant: Grant) -> Allowed | Limited:
+        """What the table says; of a place that seems taken on another node, what it says once that has been heard.
+
+        Else a client that asks one machine after the other would be refused for the answer that it has just got.
+        """
+        limits = Limits(grant.requests_per_minute, grant.tokens_per_minute, grant.max_parallel)
+        until_s = time.monotonic() + HEARSAY_S
+        while True:
+            now_s = time.monotonic()
+            answer = self._table.admit(grant.token_id, limits, now_s)
+            if self._heard is None or not isinstance(answer, Limited) or not answer.by_hearsay or now_s >= until_s:
+                return answer
+            await self._heard(until_s - now_s)
 
 
 def scope_of(path: str) -> TokenScope:
@@ -118,7 +134,7 @@ class LanGate:
         ca_pem: bytes,
         verifier: Verifier,
         is_revoked: Callable[[NodeId], bool],
-        admit: Callable[[Grant], AbstractContextManager[None]] = lambda _: nullcontext(),
+        admit: Callable[[Grant], AbstractAsyncContextManager[None]] = lambda _: nullcontext(),
         telemetry: Telemetry | None = None,
     ) -> None:
         """Nothing listens yet; see `api.lan`.
@@ -173,8 +189,9 @@ class LanGate:
             grant.require(scope_of(path))
             place = self._admit(grant) if path in METERED else nullcontext()
             scope[ASKER_NAME] = grant.name
-            with place, _asking(grant):
-                await self._api(scope, receive, send)
+            async with place:
+                with _asking(grant):
+                    await self._api(scope, receive, send)
         except TokenRefused as refusal:
             await self._refuse(Unauthenticated(str(refusal)), scope, receive, send)
         except ScopeRefused as refusal:

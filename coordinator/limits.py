@@ -43,11 +43,15 @@ class Allowed:
 
 @dataclass(frozen=True, slots=True)
 class Limited:
-    """The request is refused with 429; `retry_after_s` in whole seconds."""
+    """The request is refused with 429; `retry_after_s` in whole seconds.
+
+    `by_hearsay`: for what other nodes told of themselves, some of which may have ended since.
+    """
 
     limit: LimitName
     allowed: int
     retry_after_s: int
+    by_hearsay: bool = False
 
 
 @dataclass(slots=True)
@@ -106,7 +110,7 @@ class LimitTable:
         account = self._account(token)
         parallel = limits.max_parallel
         if parallel is not None and account.active + sum(use.active for use in account.elsewhere.values()) >= parallel:
-            return Limited("max_parallel", parallel, 1)
+            return Limited("max_parallel", parallel, 1, by_hearsay=account.active < parallel)
         requests = account.requests = _bucket(
             account.requests, limits.requests_per_minute, now_s, owed=account.owed.requests, since_s=account.owed_at_s
         )

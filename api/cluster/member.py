@@ -191,7 +191,7 @@ class ClusterNode:
             ca_pem=self.identity.anchor.ca_pem,
             verifier=self.identity.token_verifier(),
             is_revoked=self.identity.ledger.is_node_revoked,
-            admit=TokenRates(self.limits),
+            admit=TokenRates(self.limits, self.view.changed),
             telemetry=self._daemon.telemetry,
         )
         self._context = self.identity.server_context()

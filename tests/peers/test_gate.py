@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import aiohttp
@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api.app import create_app
 from api.daemon import Daemon
 from api.errors import OverLimit
-from api.lan_gate import LanGate, TokenRates, scope_of
+from api.lan_gate import HEARSAY_S, LanGate, TokenRates, scope_of
 from api.metered import METERED
 from coordinator.asker import ASKER
 from coordinator.limits import LimitTable
@@ -26,6 +26,7 @@ from node.identity import Grant, Identity, NodeId, issue_token
 from node.identity import Scope as TokenScope
 from node.jobs import Delta
 from node.peers import PEER, Call, Caller, Endpoints, SharedModels
+from node.report import TokenUse
 from node.settings import Settings
 from registry import ModelStore
 from tests.api.scripted_node import ScriptedNode
@@ -230,21 +231,50 @@ async def test_the_rates_of_a_token_are_enforced_where_a_model_works_and_nowhere
     assert (await door.ask("POST", "/api/generate", door.token("infer"), json=body)).status_code == 200
 
 
-def test_a_place_is_given_back_however_the_request_ends() -> None:
+ONE_AT_A_TIME = Grant(token_id="t", name="bob", scopes=("infer",), issued_at_s=0, expires_at_s=1, max_parallel=1)
+
+
+async def test_a_place_is_given_back_however_the_request_ends() -> None:
     rates = TokenRates(LimitTable())
-    grant = Grant(token_id="t", name="bob", scopes=("infer",), issued_at_s=0, expires_at_s=1, max_parallel=1)
 
-    @contextmanager
-    def held() -> Iterator[None]:
-        with rates(grant):
-            yield
+    async def break_off() -> None:
+        async with rates(ONE_AT_A_TIME):
+            with pytest.raises(OverLimit):
+                async with rates(ONE_AT_A_TIME):
+                    pass
+            raise ValueError("broken")
 
-    with pytest.raises(ValueError), held():  # noqa: PT012
-        with pytest.raises(OverLimit), held():
-            pass
-        raise ValueError
-    with held():
+    with pytest.raises(ValueError, match="broken"):
+        await break_off()
+    async with rates(ONE_AT_A_TIME):
         pass
+
+
+async def test_a_place_taken_on_another_node_is_waited_for_as_long_as_its_word_is_on_its_way() -> None:
+    table, other = LimitTable(), NodeId("b" * 16)
+    words = iter([{"t": TokenUse(1, 0, 1)}, {"t": TokenUse(1, 0, 0)}])
+    waits: list[float] = []
+
+    async def heard(limit_s: float) -> None:
+        waits.append(limit_s)
+        table.heard(other, next(words), time.monotonic())
+
+    table.heard(other, {"t": TokenUse(1, 0, 1)}, time.monotonic())
+    async with TokenRates(table, heard)(ONE_AT_A_TIME):
+        assert len(waits) == 2
+        assert waits[1] <= waits[0] <= HEARSAY_S
+        # What runs here is known for sure.
+        with pytest.raises(OverLimit):
+            async with TokenRates(table, heard)(ONE_AT_A_TIME):
+                pass
+
+
+async def test_a_place_that_stays_taken_on_another_node_is_refused_in_the_end() -> None:
+    table = LimitTable()
+    table.heard(NodeId("b" * 16), {"t": TokenUse(1, 0, 1)}, time.monotonic())
+    with pytest.raises(OverLimit):
+        async with TokenRates(table, asyncio.sleep)(ONE_AT_A_TIME):
+            pass
 
 
 @pytest.fixture
