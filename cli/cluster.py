@@ -187,5 +187,7 @@ def discover(client: Client) -> None:
         for machine in seen
     ]
     sys.stdout.write(render_table(("NAME", "CLUSTER", "ADDRESS", "VERSION", "JOINABLE", "WHY"), rows))
-    if not rows:
+    if reason := cell(text_of(answer, "reason")):
+        print(f"This machine can't look: {reason}. `ayni join` works without it.", file=sys.stderr)
+    elif not rows:
         print("No machine announces itself. Multicast may be blocked: `ayni join` works without it.", file=sys.stderr)

@@ -164,6 +164,10 @@ def test_discover_says_of_each_machine_whether_and_why(with_node: Command, node:
     )
     node.answers["GET /api/cluster/discover"] = Reply({"seen": []})
     assert "No machine announces itself." in with_node("discover").stderr
+    node.answers["GET /api/cluster/discover"] = Reply({"seen": [], "reason": "no network interface is up"})
+    said = with_node("discover").stderr
+    assert "This machine can't look: no network interface is up." in said
+    assert "No machine" not in said
 
 
 def test_a_token_stands_alone_on_stdout_with_its_use_beside_it(with_node: Command, node: ScriptedNode) -> None:
