@@ -59,8 +59,8 @@ class Node(Protocol):
 class OwnNode(Node, Protocol):
     """This machine's part of a cluster."""
 
-    def let_go(self, digest: Digest) -> None:
-        """End every request that the model works on, with Closing: whoever asked may go on elsewhere."""
+    def let_go(self, weights: Digest, *, embedding: bool) -> None:
+        """End every request that is at work with these weights, with Closing: whoever asked may go on elsewhere."""
         ...
 
 

@@ -8,15 +8,16 @@ from coordinator.cost import RouteRequest
 from coordinator.view import (
     DeviceReport,
     HeldModel,
-    ModelDigest,
     NodeReport,
     PrefixHash,
     RamReport,
     ResidentModel,
     View,
+    WeightsDigest,
 )
 from node.footprint import Footprint
 from node.identity import NodeId
+from node.report import ManifestDigest
 
 GIB = 1 << 30
 MODEL_GIB = (0.4, 0.9, 2.0, 4.7, 8.9, 20.0)
@@ -25,8 +26,8 @@ PREFIXES_OF_ONE = 128
 MARKS_OF_ONE = 32
 
 
-def model_digest(number: int) -> ModelDigest:
-    return ModelDigest(f"sha256:{number:064x}")
+def model_digest(number: int) -> WeightsDigest:
+    return WeightsDigest(f"sha256:{number:064x}")
 
 
 def footprint(number: int) -> Footprint:
@@ -70,6 +71,7 @@ def _report(number: int, models: int, chance: random.Random) -> NodeReport:
         held=tuple(
             HeldModel(
                 digest=model_digest(model),
+                manifest=ManifestDigest(model_digest(model)),
                 name=f"model-{model}:latest",
                 size_bytes=footprint(model).file_bytes,
                 present_bytes=footprint(model).file_bytes,
@@ -88,6 +90,7 @@ def _resident(number: int, on_gpu: bool, chance: random.Random) -> ResidentModel
     parallel = chance.choice((1, 2, 4))
     return ResidentModel(
         digest=model_digest(number),
+        manifest=ManifestDigest(model_digest(number)),
         name=f"model-{number}:latest",
         context_tokens=chance.choice((4096, 8192, 32_768)),
         parallel=parallel,

@@ -105,7 +105,7 @@ class PacedNode:
     async def unload(self, name: ModelName) -> bool:
         return False
 
-    def let_go(self, digest: Digest) -> None:
+    def let_go(self, weights: Digest, *, embedding: bool) -> None:
         pass
 
     def loaded(self) -> list[LoadedModel]:
@@ -125,6 +125,7 @@ class PacedNode:
             LoadedModel(
                 name=self._model.name,
                 digest=self._model.digest,
+                weights=self._model.weights_digest,
                 size_bytes=self._model.size_bytes,
                 vram_bytes=0,
                 context_tokens=CONTEXT_TOKENS,

@@ -31,7 +31,7 @@ from coordinator.cost import RouteRequest, can_serve
 from coordinator.orders import Asked, Load, LoadFailed, Order, Placed, PlacementEvent, Refused, Reported, Tick, Unload
 from coordinator.placement import Placement
 from coordinator.route import Route, choose_route
-from coordinator.view import ModelDigest, Sent, View
+from coordinator.view import Sent, View, WeightsDigest
 from node.identity import NodeId
 from scripts.bootstrap import say
 
@@ -68,7 +68,7 @@ def least_loaded(chance: random.Random) -> Choose:
 
 
 def round_robin(chance: random.Random) -> Choose:
-    turns: defaultdict[tuple[NodeId, ModelDigest], count[int]] = defaultdict(lambda: count(chance.randrange(1000)))
+    turns: defaultdict[tuple[NodeId, WeightsDigest], count[int]] = defaultdict(lambda: count(chance.randrange(1000)))
 
     def choose(view: View, request: RouteRequest) -> NodeId | None:
         hosts = view.hosts(request.model)
@@ -109,7 +109,7 @@ class Simulation:
         self.entries = list(self.nodes)
         self.view = View({}, {}, self.entries[0])
         self.placement = Placement(self.entries[0])
-        self.sent: dict[NodeId, dict[tuple[NodeId, ModelDigest], Sent]] = {node: {} for node in self.nodes}
+        self.sent: dict[NodeId, dict[tuple[NodeId, WeightsDigest], Sent]] = {node: {} for node in self.nodes}
         self.waiting: dict[str, Run] = {}
         self.now, self.numbers = 0.0, count()
         self.events: list[tuple[float, int, Callable[[], None]]] = []
@@ -239,7 +239,7 @@ class Simulation:
             case _:
                 pass
 
-    def loaded(self, name: NodeId, model: ModelDigest) -> None:
+    def loaded(self, name: NodeId, model: WeightsDigest) -> None:
         node = self.nodes[name]
         node.advance(self.now)
         node.loading.pop(model, None)

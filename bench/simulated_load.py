@@ -10,7 +10,7 @@ from hashlib import blake2b
 
 from coordinator.cost import RouteRequest
 from node.footprint import Footprint
-from node.report import ModelDigest, PrefixHash
+from node.report import PrefixHash, WeightsDigest
 
 GIB = 1 << 30
 CONTEXT_TOKENS = 8192
@@ -24,7 +24,7 @@ ESTIMATE_SIGMA = 0.15
 class Model:
     """A model to be served; `weight`: its share of the conversations."""
 
-    digest: ModelDigest
+    digest: WeightsDigest
     footprint: Footprint
     weight: float
 
@@ -68,7 +68,7 @@ def models() -> list[Model]:
     sizes = ((4.7, 128), (2.0, 112), (0.9, 64), (8.9, 160), (4.7, 128), (2.0, 112), (20.0, 256), (8.9, 160))
     return [
         Model(
-            ModelDigest(f"sha256:{rank:064x}"),
+            WeightsDigest(f"sha256:{rank:064x}"),
             Footprint(
                 file_bytes=int(size * GIB),
                 layer_bytes=int(size * GIB * 0.95),

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from bench.simulated_load import CONTEXT_TOKENS, PARALLEL, Conversation, Model, Turn
 from coordinator.cost import START_S
 from coordinator.memory import fit
-from coordinator.view import DeviceReport, HeldModel, ModelDigest, NodeReport, PrefixHash, RamReport, ResidentModel
+from coordinator.view import DeviceReport, HeldModel, NodeReport, PrefixHash, RamReport, ResidentModel, WeightsDigest
 from node.identity import NodeId
+from node.report import ManifestDigest
 
 GIB = 1 << 30
 # The engine's: a step beside running streams takes no longer, nor more tokens.
@@ -174,6 +175,7 @@ class Instance:
         size = self.need_bytes
         return ResidentModel(
             digest=self.model.digest,
+            manifest=ManifestDigest(self.model.digest),
             name=self.model.digest[-4:],
             context_tokens=CONTEXT_TOKENS,
             parallel=self.parallel,
@@ -202,10 +204,10 @@ class Node:
 
     id: NodeId
     kind: Kind
-    held: dict[ModelDigest, Model]
-    everything: dict[ModelDigest, Model]
-    instances: dict[ModelDigest, Instance] = field(default_factory=dict)
-    loading: dict[ModelDigest, float] = field(default_factory=dict)
+    held: dict[WeightsDigest, Model]
+    everything: dict[WeightsDigest, Model]
+    instances: dict[WeightsDigest, Instance] = field(default_factory=dict)
+    loading: dict[WeightsDigest, float] = field(default_factory=dict)
     sequence: int = 0
     version: int = 0
 
@@ -265,6 +267,7 @@ class Node:
             held=tuple(
                 HeldModel(
                     digest=digest,
+                    manifest=ManifestDigest(digest),
                     name=digest[-4:],
                     size_bytes=model.footprint.file_bytes,
                     present_bytes=model.footprint.file_bytes,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from coordinator.view import ModelDigest, NodeReport, View
+from coordinator.view import NodeReport, View, WeightsDigest
 from node.peers import Change, Reported, WentDown, WentUp
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class ClusterView:
         """The node left the cluster."""
         self._set(self.now.without(node))
 
-    def sent(self, node: NodeId, model: ModelDigest, prompt_tokens: int) -> None:
+    def sent(self, node: NodeId, model: WeightsDigest, prompt_tokens: int) -> None:
         """A request has been routed there, which its next report will show."""
         # Nobody waits for this: a place taken lets no one else in.
         self.now = self.now.with_sent(node, model, prompt_tokens)

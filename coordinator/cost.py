@@ -12,7 +12,7 @@ from typing import NamedTuple
 from coordinator.memory import Fit, choose_victims
 from coordinator.view import DEFAULT_LINK_BYTES_S, DEFAULT_LOAD_BYTES_S, Host, View, prefill_bytes_s
 from node.footprint import Footprint
-from node.report import HeldModel, ModelDigest, NodeReport, PrefixHash, ResidentModel
+from node.report import HeldModel, NodeReport, PrefixHash, ResidentModel, WeightsDigest
 
 # A kept mutual-TLS stream between two daemons on a LAN.
 HOP_S = 0.001
@@ -42,7 +42,7 @@ class RouteRequest:
     """What routing has to know of a job.
 
     Attributes:
-        model: its manifest's digest. `embedding`: to embed texts, which takes a context of its own kind.
+        model: what is in memory when it runs. `embedding`: to embed texts, which takes a context of its own kind.
         prompt_tokens: estimated. `prefix_hashes`, `prefix_tokens`: its fingerprint (node.fingerprint), in order.
         context_tokens, parallel: asked for; None: whatever the node thinks right.
         footprint: None: as one of the model's holders has told; if none has, only nodes that have it in memory can.
@@ -50,7 +50,7 @@ class RouteRequest:
         excluded: nodes not to be asked (they have just failed, or refused). `only`: no others; empty: all.
     """
 
-    model: ModelDigest
+    model: WeightsDigest
     prompt_tokens: int = 0
     prefix_hashes: tuple[PrefixHash, ...] = ()
     prefix_tokens: tuple[int, ...] = ()

@@ -31,7 +31,7 @@ from coordinator.explain import explain_refusal, route_header
 from coordinator.footprints import Footprints
 from coordinator.resume import GivenUp, Stream
 from coordinator.route import Refusal, choose_route
-from coordinator.view import ModelDigest
+from coordinator.view import WeightsDigest
 from node.errors import Closing, DoesNotFit, JobFailed, LoadError, NodeError, QueueFull, RunnerLost, Unserved
 from node.fingerprint import Marks, fingerprint
 from node.jobs import Done, Embedded, EmbedJob, Event, Job, Rendered
@@ -248,7 +248,7 @@ class Dispatcher:
         raise trail.error() or Unserved("no node could do it")
 
     async def _request(self, model: Model, options: LoadOptions, marks: Marks, *, embedding: bool) -> RouteRequest:
-        digest = ModelDigest(str(model.digest))
+        digest = WeightsDigest(str(model.weights_digest))
         footprint = await self._footprints.of(model, options, embedding=embedding)
         if footprint is None:  # its weights are elsewhere
             held = self._cluster.now.holders(digest).values()

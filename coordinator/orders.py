@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from coordinator.cost import RouteRequest
 from coordinator.route import Refusal
-from node.report import ModelDigest, NodeReport
+from node.report import NodeReport, WeightsDigest
 
 if TYPE_CHECKING:
     from node.identity import NodeId
@@ -57,7 +57,7 @@ class LoadFailed:
     """A node could not carry a `Load` out; `message` is meant for people."""
 
     node: NodeId
-    model: ModelDigest
+    model: WeightsDigest
     message: str
     embedding: bool = False
 
@@ -74,7 +74,7 @@ class Pin:
 class Unpin:
     """A model may leave again."""
 
-    model: ModelDigest
+    model: WeightsDigest
     embedding: bool = False
 
 
@@ -91,7 +91,7 @@ class Load:
     """Bring a model into memory on a node; "pinned": to stay. `keep_alive_s` None: as the node's settings say."""
 
     node: NodeId
-    model: ModelDigest
+    model: WeightsDigest
     reason: LoadReason
     embedding: bool = False
     context_tokens: int | None = None
@@ -104,7 +104,7 @@ class Unload:
     """Take a model out of memory on a node, as soon as nothing uses it."""
 
     node: NodeId
-    model: ModelDigest
+    model: WeightsDigest
     reason: UnloadReason
     embedding: bool = False
 
@@ -114,7 +114,7 @@ class SetPinned:
     """Tell a node to keep a model whatever else asks for its room, or no longer."""
 
     node: NodeId
-    model: ModelDigest
+    model: WeightsDigest
     pinned: bool
     embedding: bool = False
 

@@ -37,7 +37,7 @@ from coordinator.orders import (
 )
 from coordinator.route import Refusal, Route, choose_route
 from coordinator.view import ResidentKey, View
-from node.report import ModelDigest, NodeReport
+from node.report import NodeReport, WeightsDigest
 
 if TYPE_CHECKING:
     from node.identity import NodeId
@@ -397,7 +397,7 @@ class Placement:
                 self._note_failure(node, key, f"{node} did not answer", now_s)
                 self._foresee(node)
         orders = self._answer(now_s) + self._keep_pins(now_s) + self._empty_drained(now_s)
-        elsewhere: Counter[ModelDigest] = Counter()
+        elsewhere: Counter[WeightsDigest] = Counter()
         for report in self._reports.values():
             elsewhere.update(report.waiting)
         for key in {(m.digest, m.embedding): None for r in self._view.nodes.values() for m in r.resident}:

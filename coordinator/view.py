@@ -17,13 +17,13 @@ from node.footprint import Footprint
 from node.report import (
     DeviceReport,
     HeldModel,
-    ModelDigest,
     NodeReport,
     NodeState,
     PrefixHash,
     RamReport,
     ResidentModel,
     TokenUse,
+    WeightsDigest,
 )
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ __all__ = [
     "HeldModel",
     "Host",
     "Loader",
-    "ModelDigest",
     "NodeReport",
     "NodeState",
     "PrefixHash",
@@ -47,6 +46,7 @@ __all__ = [
     "Sent",
     "TokenUse",
     "View",
+    "WeightsDigest",
     "is_evictable",
     "prefill_bytes_s",
 ]
@@ -59,7 +59,7 @@ DEFAULT_GPU_PREFILL_BYTES_S = 4e12
 DEFAULT_CPU_PREFILL_BYTES_S = 1e11
 DEFAULT_JOB_S = 5.0
 
-ResidentKey: TypeAlias = tuple[ModelDigest, bool]  # loaded for embeddings (True) or to generate
+ResidentKey: TypeAlias = tuple[WeightsDigest, bool]  # loaded for embeddings (True) or to generate
 
 
 class Sent(NamedTuple):
@@ -119,9 +119,9 @@ class _Index:
     """The view by model. Nothing in it is changed once a view has it."""
 
     hosts: Mapping[ResidentKey, Mapping[NodeId, Host]]
-    holders: Mapping[ModelDigest, Mapping[NodeId, HeldModel]]
+    holders: Mapping[WeightsDigest, Mapping[NodeId, HeldModel]]
     loaders: tuple[Loader, ...]
-    loading: Mapping[ModelDigest, Mapping[NodeId, int]]
+    loading: Mapping[WeightsDigest, Mapping[NodeId, int]]
 
 
 _NO_HOSTS: Mapping[NodeId, Host] = {}
@@ -143,14 +143,14 @@ class View:
     nodes: Mapping[NodeId, NodeReport]
     heard_at_s: Mapping[NodeId, float]
     me: NodeId
-    sent: Mapping[tuple[NodeId, ModelDigest], Sent] = field(default_factory=dict)
+    sent: Mapping[tuple[NodeId, WeightsDigest], Sent] = field(default_factory=dict)
     _index: list[_Index] = field(default_factory=list, init=False, repr=False, compare=False)
 
-    def hosts(self, model: ModelDigest, *, embedding: bool = False) -> Mapping[NodeId, Host]:
+    def hosts(self, model: WeightsDigest, *, embedding: bool = False) -> Mapping[NodeId, Host]:
         """The nodes, up or draining, that have the model in memory, and how."""
         return self._indexed().hosts.get((model, embedding), _NO_HOSTS)
 
-    def holders(self, model: ModelDigest) -> Mapping[NodeId, HeldModel]:
+    def holders(self, model: WeightsDigest) -> Mapping[NodeId, HeldModel]:
         """The nodes, up or draining, that have its manifest on disk."""
         return self._indexed().holders.get(model, _NO_HOLDERS)
 
@@ -158,23 +158,13 @@ class View:
         """The nodes that are up, those that load fastest first."""
         return self._indexed().loaders
 
-    def loading(self, model: ModelDigest) -> Mapping[NodeId, int]:
+    def loading(self, model: WeightsDigest) -> Mapping[NodeId, int]:
         """The nodes that are up or draining and load it just now, with the bytes it will take there."""
         return self._indexed().loading.get(model, _NO_LOADING)
 
-    def footprint(self, model: ModelDigest) -> Footprint | None:
+    def footprint(self, model: WeightsDigest) -> Footprint | None:
         """What the model takes, as one of those that hold it has told."""
         return next((held.footprint for held in self.holders(model).values() if held.footprint), None)
-
-    def digests_named(self, name: str) -> tuple[ModelDigest, ...]:
-        """The models that nodes have under a name, most widespread first (then by digest)."""
-        found: dict[ModelDigest, int] = {}
-        for report in self.nodes.values():
-            if report.state != "lost":
-                for held in report.held:
-                    if held.name == name:
-                        found[held.digest] = found.get(held.digest, 0) + 1
-        return tuple(sorted(found, key=lambda digest: (-found[digest], digest)))
 
     def with_report(self, report: NodeReport, heard_at_s: float) -> View:
         """The view after a report. One that is not newer than what is known only says when the node was heard."""
@@ -208,7 +198,7 @@ class View:
         sent = {key: count for key, count in self.sent.items() if key[0] != node}
         return self._next(nodes, heard, sent, [_replace(old, known, None) for old in self._index])
 
-    def with_sent(self, node: NodeId, model: ModelDigest, prompt_tokens: int) -> View:
+    def with_sent(self, node: NodeId, model: WeightsDigest, prompt_tokens: int) -> View:
         """The view after a request was routed there."""
         key = (node, model)
         before = self.sent.get(key, _NOTHING_SENT)
@@ -219,7 +209,7 @@ class View:
         self,
         nodes: Mapping[NodeId, NodeReport],
         heard_at_s: Mapping[NodeId, float],
-        sent: Mapping[tuple[NodeId, ModelDigest], Sent],
+        sent: Mapping[tuple[NodeId, WeightsDigest], Sent],
         index: Iterable[_Index],
     ) -> View:
         view = View(nodes, heard_at_s, self.me, sent)
@@ -234,8 +224,8 @@ class View:
 
 def _index_of(reports: Iterable[NodeReport]) -> _Index:
     hosts: dict[ResidentKey, dict[NodeId, Host]] = {}
-    holders: dict[ModelDigest, dict[NodeId, HeldModel]] = {}
-    loading: dict[ModelDigest, dict[NodeId, int]] = {}
+    holders: dict[WeightsDigest, dict[NodeId, HeldModel]] = {}
+    loading: dict[WeightsDigest, dict[NodeId, int]] = {}
     loaders: list[Loader] = []
     for report in reports:
         for key, host in _hosts(report).items():
@@ -307,13 +297,14 @@ def _queue_s(resident: ResidentModel, prefill_tokens_s: float, sent: Sent) -> fl
     return queue_s
 
 
-def _held(report: NodeReport | None) -> dict[ModelDigest, HeldModel]:
+def _held(report: NodeReport | None) -> dict[WeightsDigest, HeldModel]:
     if report is None or report.state == "lost":
         return {}
-    return {held.digest: held for held in report.held}
+    # Several models may share weights: the one that is there most completely counts.
+    return {held.digest: held for held in sorted(report.held, key=lambda held: held.present_bytes - held.size_bytes)}
 
 
-def _loading(report: NodeReport | None) -> Mapping[ModelDigest, int]:
+def _loading(report: NodeReport | None) -> Mapping[WeightsDigest, int]:
     return {} if report is None or report.state == "lost" else report.loading
 
 

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 else:
     NodeId = str  # msgspec reads the annotations; the identity package brings cryptography, which nothing here needs
 
-ModelDigest = NewType("ModelDigest", str)  # "sha256:<hex>" of the manifest: the same model on every node
+# "sha256:<hex>" of what a runner holds (`registry.Model.weights_digest`): models that differ only in defaults share it.
+WeightsDigest = NewType("WeightsDigest", str)
+ManifestDigest = NewType("ManifestDigest", str)  # "sha256:<hex>"
 PrefixHash = NewType("PrefixHash", int)  # see node.fingerprint
 NodeState: TypeAlias = Literal["up", "draining", "lost"]
 Text: TypeAlias = Annotated[str, Meta(max_length=512)]
@@ -57,7 +59,7 @@ class ResidentModel(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A model in this node's memory.
 
     Attributes:
-        digest, name: the manifest and one name it has there.
+        digest: what is in memory. `manifest`, `name`: of the model that it was loaded for.
         context_tokens: per sequence; `parallel` sequences at the same time.
         default_context: it was loaded without a context being asked for.
         embedding: loaded to embed texts; can't generate.
@@ -72,7 +74,8 @@ class ResidentModel(Struct, frozen=True, kw_only=True, omit_defaults=True):
         pinned: it is to stay whatever else asks for its room.
     """
 
-    digest: ModelDigest
+    digest: WeightsDigest
+    manifest: ManifestDigest
     name: Text
     context_tokens: Count
     parallel: Annotated[int, Meta(ge=1)] = 1
@@ -98,7 +101,8 @@ class HeldModel(Struct, frozen=True, kw_only=True, omit_defaults=True):
     `footprint` None: its weights are not there yet, or it has none that could be loaded.
     """
 
-    digest: ModelDigest
+    digest: WeightsDigest
+    manifest: ManifestDigest
     name: Text
     size_bytes: Count
     present_bytes: Count
@@ -156,10 +160,10 @@ class NodeReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     devices: Annotated[tuple[DeviceReport, ...], Meta(max_length=MAX_DEVICES)] = ()
     ram: RamReport = RamReport()
     resident: Annotated[tuple[ResidentModel, ...], Meta(max_length=MAX_RESIDENT)] = ()
-    loading: Annotated[dict[ModelDigest, Count], Meta(max_length=MAX_RESIDENT)] = {}
+    loading: Annotated[dict[WeightsDigest, Count], Meta(max_length=MAX_RESIDENT)] = {}
     held: Annotated[tuple[HeldModel, ...], Meta(max_length=MAX_HELD_MODELS)] = ()
     held_unchanged: bool = False
-    waiting: Annotated[dict[ModelDigest, Count], Meta(max_length=MAX_RESIDENT)] = {}
+    waiting: Annotated[dict[WeightsDigest, Count], Meta(max_length=MAX_RESIDENT)] = {}
     link_bytes_s: Amount = 0.0
     load_bytes_s: Amount = 0.0
     prefill_bytes_s: Amount = 0.0

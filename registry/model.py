@@ -38,6 +38,13 @@ from registry.parameters import ParameterValue, decode_parameters
 
 log = logging.getLogger(__name__)
 
+_RUN_KINDS: Final[Mapping[str, str]] = {
+    MODEL_TYPE: "weights",
+    ADAPTER_TYPE: "adapter",
+    PROJECTOR_TYPE: "projector",
+    TEMPLATE_TYPE: "template",
+    OLD_TEMPLATE_TYPE: "template",
+}
 _GGUF_FORMATS: Final = frozenset({"", "gguf"})
 
 
@@ -95,6 +102,16 @@ class Model:
             kind = config.model_format or "no weights"
             raise UnsupportedModel(f"model '{self.name}' can't be run: it is not in GGUF format ({kind})")
         return layers[0]
+
+    @cached_property
+    def weights_digest(self) -> Digest:
+        """What of the model is in memory when it runs: weights, adapters, projector, template.
+
+        Models of the same digest differ only in defaults, and one runner serves them all. The same on every machine:
+        the SHA-256 of those layers' kinds and digests, a line each, in the manifest's order.
+        """
+        lines = [f"{_RUN_KINDS[layer.media_type]} {layer.digest}\n" for layer in self.manifest.of_type(*_RUN_KINDS)]
+        return Digest.of("".join(lines).encode())
 
     @property
     def adapters(self) -> tuple[Path, ...]:

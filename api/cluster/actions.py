@@ -20,7 +20,7 @@ from coordinator.route import Refusal, choose_route
 from node.discovery import Myself, NoMulticast, interfaces_in_use, judge_all, look_around
 from node.errors import NodeError
 from node.identity import issue_token
-from node.report import ModelDigest
+from node.report import WeightsDigest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -223,7 +223,7 @@ def _name_of(member: ClusterNode, node: NodeId) -> str:
 
 def _request(known: KnownModel, prompt_tokens: int, context_tokens: int | None) -> RouteRequest:
     return RouteRequest(
-        model=ModelDigest(str(known.model.digest)),
+        model=WeightsDigest(str(known.model.weights_digest)),
         prompt_tokens=prompt_tokens,
         context_tokens=context_tokens,
         embedding=False,

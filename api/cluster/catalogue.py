@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from coordinator.cluster_view import ClusterView
     from node.identity import NodeId
     from node.peers import Peers
-    from node.report import ModelDigest
+    from node.report import ManifestDigest
     from registry import ModelStore
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Catalogue:
     ) -> None:
         self._store, self._shelf, self._cluster, self._peers, self._box = store, shelf, cluster, peers, box
         self._on_stored = on_stored
-        self._kept: dict[tuple[str, ModelDigest], tuple[KnownModel, bytes]] = {}
+        self._kept: dict[tuple[str, ManifestDigest], tuple[KnownModel, bytes]] = {}
 
     def calls(self) -> dict[str, Call]:
         """What this answers to other nodes."""
@@ -108,15 +108,15 @@ class Catalogue:
     async def entries(self, local: Sequence[ModelName]) -> list[dict[str, Any]]:
         """Lines of /api/tags for the models that are not among the local ones."""
         known = {str(name).casefold() for name in local}
-        wanted: dict[str, list[tuple[NodeId, str, ModelDigest]]] = {}
+        wanted: dict[str, list[tuple[NodeId, str, ManifestDigest]]] = {}
         for report in self._cluster.now.nodes.values():
             if report.state != "lost" and report.node != self._cluster.now.me:
                 for held in report.held:
                     if held.is_complete and held.name.casefold() not in known:
-                        wanted.setdefault(held.name.casefold(), []).append((report.node, held.name, held.digest))
+                        wanted.setdefault(held.name.casefold(), []).append((report.node, held.name, held.manifest))
         gate = asyncio.Semaphore(MAX_ASKED_AT_ONCE)
 
-        async def entry_of(holders: list[tuple[NodeId, str, ModelDigest]]) -> dict[str, Any] | None:
+        async def entry_of(holders: list[tuple[NodeId, str, ManifestDigest]]) -> dict[str, Any] | None:
             try:
                 async with gate, asyncio.timeout(LIST_LIMIT_S):
                     _, entry = await self._known(holders)
@@ -137,11 +137,11 @@ class Catalogue:
             if report.node == view.me or report.state == "lost":
                 continue
             for model in report.resident:
-                details = await self._details(report.node, model.name, model.digest)
+                details = await self._details(report.node, model.name, model.manifest)
                 lines.append(loaded_line(model, report.name, details))
         return [line for line in lines if self.may_use(line["name"])]
 
-    async def _details(self, node: NodeId, name: str, digest: ModelDigest) -> object:
+    async def _details(self, node: NodeId, name: str, digest: ManifestDigest) -> object:
         """Family, size and quantisation of another node's model, as far as they can be had quickly."""
         try:
             async with asyncio.timeout(LIST_LIMIT_S):
@@ -151,7 +151,7 @@ class Catalogue:
         found: object = msgspec.json.decode(entry).get("details", {})
         return found
 
-    async def _known(self, holders: list[tuple[NodeId, str, ModelDigest]]) -> tuple[KnownModel, bytes]:
+    async def _known(self, holders: list[tuple[NodeId, str, ManifestDigest]]) -> tuple[KnownModel, bytes]:
         """The first holder's version of the model, told by whoever answers."""
         _, first_name, digest = holders[0]
         if kept := self._kept.get((first_name, digest)):
@@ -177,11 +177,11 @@ class Catalogue:
             return known
         raise failure
 
-    def _holders(self, name: ModelName) -> list[tuple[NodeId, str, ModelDigest]]:
+    def _holders(self, name: ModelName) -> list[tuple[NodeId, str, ManifestDigest]]:
         """Who has it whole, those with the most widespread version first."""
         wanted = str(name).casefold()
         found = [
-            (report.node, held.name, held.digest)
+            (report.node, held.name, held.manifest)
             for report in self._cluster.now.nodes.values()
             if report.state != "lost" and report.node != self._cluster.now.me
             for held in report.held

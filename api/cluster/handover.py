@@ -54,4 +54,4 @@ class Handover:
             await asyncio.sleep(RETRY_S)
             return
         log.info("handing over model=%s requests=%d", ready.name, work.requests)
-        self._own.let_go(work.model.digest)
+        self._own.let_go(work.model.weights_digest, embedding=work.embedding)

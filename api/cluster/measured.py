@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
@@ -33,7 +32,6 @@ class Speed:
     prefill_tokens_s: float = 0.0
     decode_tokens_s: float = 0.0
     mean_job_s: float = 0.0
-    used_at_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -51,7 +49,7 @@ class Work:
     @property
     def key(self) -> tuple[Digest, bool]:
         """What makes it one piece of work."""
-        return self.model.digest, self.embedding
+        return self.model.weights_digest, self.embedding
 
 
 class MeasuredNode:
@@ -63,7 +61,7 @@ class MeasuredNode:
 
     def __init__(self, me: NodeId, node: OwnNode, on_change: Callable[[], None]) -> None:
         self._me, self._node, self._on_change = me, node, on_change
-        self.speeds: dict[Digest, Speed] = {}
+        self.speeds: dict[tuple[Digest, bool], Speed] = {}
         self.pinned: frozenset[Digest] = frozenset()
         self.prefill_bytes_s = 0.0
         self.decode_bytes_s = 0.0
@@ -71,7 +69,7 @@ class MeasuredNode:
         self._working: dict[tuple[Digest, bool], Work] = {}
 
     def loading(self) -> dict[Digest, int]:
-        """Models that requests wait for, and their bytes."""
+        """What requests wait for, and its bytes."""
         return {digest: sizes[0] for digest, sizes in self._loading.items() if sizes}
 
     def working(self) -> list[Work]:
@@ -95,7 +93,9 @@ class MeasuredNode:
     ) -> Embedded:
         """As the supervisor's."""
         with self._at_work(model, options, embedding=True), self._noting_load(model):
-            return await self._node.embed(model, job, options, self._stay_s(model, keep_alive_s))
+            embedded = await self._node.embed(model, job, options, self._stay_s(model, keep_alive_s))
+            self._speed(model, embedding=True, took_s=embedded.compute_ns / 1e9)
+            return embedded
 
     async def render(self, model: Model, job: Job, options: LoadOptions, keep_alive_s: float | None = None) -> Rendered:
         """As the supervisor's."""
@@ -119,13 +119,13 @@ class MeasuredNode:
         """As the supervisor's."""
         return self._node.loaded()
 
-    def let_go(self, digest: Digest) -> None:
+    def let_go(self, weights: Digest, *, embedding: bool) -> None:
         """As the supervisor's."""
-        self._node.let_go(digest)
+        self._node.let_go(weights, embedding=embedding)
 
     @contextmanager
     def _at_work(self, model: Model, options: LoadOptions, *, embedding: bool = False) -> Iterator[None]:
-        key = (model.digest, embedding)
+        key = (model.weights_digest, embedding)
         work = self._working.setdefault(key, Work(model, embedding, options))
         work.requests += 1
         if (options.num_ctx or 0) > (work.options.num_ctx or 0):
@@ -138,15 +138,15 @@ class MeasuredNode:
                 del self._working[key]
 
     def _stay_s(self, model: Model, keep_alive_s: float | None) -> float | None:
-        return math.inf if model.digest in self.pinned else keep_alive_s
+        return math.inf if model.weights_digest in self.pinned else keep_alive_s
 
     @contextmanager
     def _noting_load(self, model: Model) -> Iterator[Callable[[], None]]:
         """Count the model as being loaded until the first sign that it is there, if it is not there now."""
-        if any(item.digest == model.digest for item in self._node.loaded()):
+        if any(item.weights == model.weights_digest for item in self._node.loaded()):
             yield _nothing
             return
-        sizes = self._loading.setdefault(model.digest, [])
+        sizes = self._loading.setdefault(model.weights_digest, [])
         sizes.append(model.size_bytes)
         waiting = True
 
@@ -156,7 +156,7 @@ class MeasuredNode:
                 waiting = False
                 sizes.pop()
                 if not sizes:
-                    self._loading.pop(model.digest, None)
+                    self._loading.pop(model.weights_digest, None)
                 self._on_change()
 
         self._on_change()
@@ -168,17 +168,21 @@ class MeasuredNode:
             loaded()
 
     def _measure(self, model: Model, usage: Usage) -> None:
-        speed = self.speeds.setdefault(model.digest, Speed())
-        if len(self.speeds) > MAX_MEASURED:
-            del self.speeds[next(iter(self.speeds))]
-        speed.mean_job_s = _mean(speed.mean_job_s, (usage.prompt_ns + usage.output_ns) / 1e9)
-        speed.used_at_s = time.monotonic()
+        speed = self._speed(model, embedding=False, took_s=(usage.prompt_ns + usage.output_ns) / 1e9)
         if (read := usage.prompt_tokens - usage.cached_tokens) >= _LEAST_TOKENS and usage.prompt_ns:
             speed.prefill_tokens_s = _mean(speed.prefill_tokens_s, read / usage.prompt_ns * 1e9)
             self.prefill_bytes_s = _mean(self.prefill_bytes_s, speed.prefill_tokens_s * model.size_bytes)
         if usage.output_tokens > 1 and usage.output_ns:
             speed.decode_tokens_s = _mean(speed.decode_tokens_s, usage.output_tokens / usage.output_ns * 1e9)
             self.decode_bytes_s = _mean(self.decode_bytes_s, speed.decode_tokens_s * model.size_bytes)
+
+    def _speed(self, model: Model, *, embedding: bool, took_s: float) -> Speed:
+        """What is known of these weights, after a request that took so long."""
+        speed = self.speeds.setdefault((model.weights_digest, embedding), Speed())
+        if len(self.speeds) > MAX_MEASURED:
+            del self.speeds[next(iter(self.speeds))]
+        speed.mean_job_s = _mean(speed.mean_job_s, took_s)
+        return speed
 
 
 def _nothing() -> None:

@@ -77,22 +77,22 @@ class Pins:
         """Have every pinned model in memory, for ever."""
         while True:
             self._changed.clear()
-            digests = set()
+            pinned = set()
             for text in sorted(self._names):
                 try:
                     model = await asyncio.to_thread(self._store.resolve, ModelName.parse(text))
-                    digests.add(model.digest)
-                    self._node.pinned |= {model.digest}
-                    if not any(item.digest == model.digest and _stays(item) for item in self._node.loaded()):
+                    pinned.add(model.weights_digest)
+                    self._node.pinned |= {model.weights_digest}
+                    if not any(item.weights == model.weights_digest and _stays(item) for item in self._node.loaded()):
                         await self._node.load(model, _options(model), math.inf)
                         if text not in self._names:  # unpinned while it was being loaded
-                            digests.discard(model.digest)
+                            pinned.discard(model.weights_digest)
                             await self._restore_keep_alive(ModelName.parse(text))
                 except (NodeError, RegistryError) as error:
                     log.warning("pinned model %s is not loaded: %s", text, error)
                 except Exception:  # the next look may do better
                     log.exception("pinned model %s is not loaded", text)
-            self._node.pinned = frozenset(digests)
+            self._node.pinned = frozenset(pinned)
             try:
                 async with asyncio.timeout(LOOK_S):
                     await self._changed.wait()
@@ -102,8 +102,8 @@ class Pins:
     async def _restore_keep_alive(self, name: ModelName) -> None:
         try:
             model = await asyncio.to_thread(self._store.resolve, name)
-            self._node.pinned -= {model.digest}
-            if any(item.digest == model.digest for item in self._node.loaded()):
+            self._node.pinned -= {model.weights_digest}
+            if any(item.weights == model.weights_digest for item in self._node.loaded()):
                 await self._node.load(model, _options(model), self._keep_alive_s)
         except (NodeError, RegistryError) as error:
             log.info("model %s keeps its time in memory: %s", name, error)

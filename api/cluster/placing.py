@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from api.cluster.member import ClusterNode
     from node.identity import NodeId
     from node.peers import Change
-    from node.report import ModelDigest, NodeReport
+    from node.report import NodeReport, WeightsDigest
 
 log = logging.getLogger(__name__)
 
@@ -241,7 +241,9 @@ class Placing:
                     model = self._model(digest)
                     await self._member.measured.load(model, options, order.keep_alive_s, embedding=order.embedding)
                 case Unload(model=digest):
-                    await self._member.measured.unload(self._model(digest).name)
+                    for item in self._member.measured.loaded():
+                        if str(item.weights) == digest and item.embedding == order.embedding:
+                            await self._member.measured.unload(item.name)
                 case SetPinned(model=digest):
                     await self._member.pins.answer(None, Pin(name=self._model(digest).name.full, pinned=order.pinned))
         except (NodeError, RegistryError, OSError) as error:
@@ -250,9 +252,9 @@ class Placing:
                 failed = LoadFailed(self._member.me, order.model, str(error)[:500], order.embedding)
                 self.control.tell(failed)
 
-    def _model(self, digest: ModelDigest) -> Model:
+    def _model(self, digest: WeightsDigest) -> Model:
         for model in self._member.reporter.stored():
-            if str(model.digest) == digest:
+            if str(model.weights_digest) == digest:
                 return model
         raise CallRefused(404, "that model is not stored here")
 

@@ -17,11 +17,12 @@ from node.report import (
     MAX_HELD_MODELS,
     DeviceReport,
     HeldModel,
-    ModelDigest,
+    ManifestDigest,
     NodeReport,
     NodeState,
     RamReport,
     ResidentModel,
+    WeightsDigest,
 )
 from node.supervisor import LoadedModel, LoadOptions
 from registry import Model, ModelStore, RegistryError
@@ -111,7 +112,7 @@ class Reporter:
             ),
             ram=RamReport(total_bytes=ram.total_bytes, free_bytes=ram.free_bytes),
             resident=tuple(self._resident(item, now) for item in self._node.loaded()),
-            loading={ModelDigest(str(digest)): size for digest, size in self._node.loading().items()},
+            loading={WeightsDigest(str(digest)): size for digest, size in self._node.loading().items()},
             held=self._held,
             prefill_bytes_s=self._node.prefill_bytes_s,
             decode_bytes_s=self._node.decode_bytes_s,
@@ -173,7 +174,8 @@ class Reporter:
                 footprint = await self._footprints.of(model, LoadOptions(), embedding=False)
             held.append(
                 HeldModel(
-                    digest=ModelDigest(str(model.digest)),
+                    digest=WeightsDigest(str(model.weights_digest)),
+                    manifest=ManifestDigest(str(model.digest)),
                     name=str(model.name),
                     size_bytes=model.size_bytes,
                     present_bytes=present_bytes,
@@ -186,11 +188,12 @@ class Reporter:
         return True
 
     def _resident(self, item: LoadedModel, now: datetime) -> ResidentModel:
-        speed = self._node.speeds.get(item.digest)
+        speed = self._node.speeds.get((item.weights, item.embedding))
         weights = sum(device.model_bytes for device in item.info.allocated) or item.size_bytes or 1
         expires_in_s = math.inf if item.expires_at is None else max(0.0, (item.expires_at - now).total_seconds())
         return ResidentModel(
-            digest=ModelDigest(str(item.digest)),
+            digest=WeightsDigest(str(item.weights)),
+            manifest=ManifestDigest(str(item.digest)),
             name=str(item.name),
             context_tokens=item.context_tokens,
             parallel=item.parallel,
@@ -204,9 +207,9 @@ class Reporter:
             prefill_tokens_s=(speed.prefill_tokens_s if speed else 0.0) or self._node.prefill_bytes_s / weights,
             decode_tokens_s=speed.decode_tokens_s if speed else 0.0,
             mean_job_s=speed.mean_job_s if speed else 0.0,
-            idle_s=0.0 if item.active or not speed else max(0.0, time.monotonic() - speed.used_at_s),
+            idle_s=item.idle_s,
             expires_in_s=expires_in_s,
-            pinned=item.digest in self._node.pinned,
+            pinned=item.weights in self._node.pinned,
         )
 
 

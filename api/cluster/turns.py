@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from coordinator.asker import ASKER
 from coordinator.queue import FairQueue, QueueRefused, Share, Ticket
 from node.errors import QueueFull
-from node.report import ModelDigest
+from node.report import WeightsDigest
 from node.route_trace import ROUTE_TRACE
 from node.telemetry import Telemetry
 
@@ -109,7 +109,7 @@ class Turns:
 
     @asynccontextmanager
     async def _turn(self, model: Model, *, embedding: bool) -> AsyncIterator[None]:
-        key = (str(model.digest), embedding)
+        key = (str(model.weights_digest), embedding)
         line = self._lines.setdefault(key, _Line(str(model.name), FairQueue(self._limit, started_s=time.monotonic())))
         try:
             if len(line.queue) or line.under_way >= self._places(key, line):
@@ -196,5 +196,5 @@ class Turns:
         return 1 / rate if rate else None
 
     def _up(self, key: tuple[str, bool]) -> list[ResidentModel]:
-        hosts = self._cluster.now.hosts(ModelDigest(key[0]), embedding=key[1]).values()
+        hosts = self._cluster.now.hosts(WeightsDigest(key[0]), embedding=key[1]).values()
         return [host.resident for host in hosts if host.report.state == "up"]

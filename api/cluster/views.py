@@ -96,7 +96,7 @@ def _node(member: ClusterNode, report: NodeReport | None, other: Member | None) 
 def _resident(model: ResidentModel) -> dict[str, Any]:
     return {
         "name": model.name,
-        "digest": model.digest.removeprefix("sha256:"),
+        "digest": model.manifest.removeprefix("sha256:"),
         "size_bytes": model.size_bytes,
         "gpu_bytes": model.gpu_bytes,
         "context_tokens": model.context_tokens,
@@ -119,7 +119,7 @@ def loaded_line(model: ResidentModel, node: str, details: object) -> dict[str, A
         "name": model.name,
         "model": model.name,
         "size": model.size_bytes,
-        "digest": model.digest.removeprefix("sha256:"),
+        "digest": model.manifest.removeprefix("sha256:"),
         "details": details,
         "expires_at": time_text(expires_at),
         "size_vram": model.gpu_bytes,

@@ -73,7 +73,7 @@ class RemoteNode:
 
 
 def _ref(model: Model) -> ModelRef:
-    return ModelRef(model.name.full, model.digest.hex)
+    return ModelRef(model.name.full, model.weights_digest.hex)
 
 
 def _lane(job: Job | EmbedJob) -> Lane:

@@ -1,6 +1,6 @@
-"""The models of this node as other nodes name them: by name and manifest digest.
+"""The models of this node as other nodes name them: by name and the digest of what is in memory when they run.
 
-Looking a model up reads the disk, so what was found is kept: a digest names the same manifest for ever.
+Looking a model up reads the disk, so what was found is kept: a digest names the same weights for ever.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class SharedModels:
         self._kept: dict[ModelRef, Model] = {}
 
     async def find(self, ref: ModelRef) -> Model:
-        """The model that another node means. Raises ModelNotFound: not here, or not that version of it."""
+        """The model that another node means, or one of the same weights. Raises ModelNotFound: neither is here."""
         if (model := self._kept.get(ref)) is not None:
             return model
         model = await asyncio.to_thread(self._find, ref)
@@ -36,7 +36,13 @@ class SharedModels:
 
     def _find(self, ref: ModelRef) -> Model:
         name = ModelName.parse(ref.name)
-        model = self._store.resolve(name)
-        if model.digest.hex != ref.digest:
-            raise ModelNotFound(name)
-        return model
+        try:
+            model = self._store.resolve(name)
+            if model.weights_digest.hex == ref.weights:
+                return model
+        except ModelNotFound:
+            pass
+        for model in self._store.list():
+            if model.weights_digest.hex == ref.weights:
+                return model
+        raise ModelNotFound(name)

@@ -30,10 +30,13 @@ class Nonsense(Exception):
 
 
 class ModelRef(Struct, frozen=True, array_like=True):
-    """A model by its full name and its manifest's digest (64 hex digits): both nodes mean the same bytes."""
+    """A model by its full name and `Model.weights_digest` (64 hex digits): both nodes mean the same bytes.
+
+    The rest of it, such as a system prompt, is in the job; so a machine that has the weights under another name does.
+    """
 
     name: str
-    digest: str
+    weights: str
 
 
 class RunAsk(Struct, frozen=True, tag="run"):

@@ -16,7 +16,7 @@ from node.supervisor.runner import Runner
 from node.supervisor.types import LoadedModel, LoadOptions
 
 if TYPE_CHECKING:
-    from registry import Model
+    from registry import Digest, Model
 
 # How fast the mean length of a job follows new ones.
 _MEAN_WEIGHT = 0.2
@@ -26,8 +26,12 @@ RAM_DEVICE = "CPU"  # ggml's name
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """What a runner holds, and so what requests can share one: models that differ only in defaults do."""
+    """What a runner holds, and so what requests can share one: models that differ only in defaults do.
 
+    `digest` names the rest but `embedding` (`Model.weights_digest`).
+    """
+
+    digest: Digest
     path: str
     adapters: tuple[Adapter, ...]
     template: str | None
@@ -37,7 +41,7 @@ class Weights:
     def of(cls, model: Model, *, embedding: bool) -> Weights:
         """Read what the model consists of. Raises RegistryError: a blob is missing."""
         adapters = tuple(Adapter(path=str(path)) for path in model.adapters)
-        return cls(str(model.weights), adapters, model.template, embedding)
+        return cls(model.weights_digest, str(model.weights), adapters, model.template, embedding)
 
 
 @dataclass(slots=True)
@@ -119,6 +123,7 @@ class Resident:
         return LoadedModel(
             name=self.model.name,
             digest=self.model.digest,
+            weights=self.weights.digest,
             size_bytes=sum(held.values()),
             vram_bytes=sum(count for device, count in held.items() if device in self._gpu_names),
             context_tokens=self.info.context_tokens,
@@ -128,15 +133,18 @@ class Resident:
             info=self.info,
             active=active,
             queued=self.in_use - active + waiting,
+            idle_s=self._idle_s(),
             backlog_tokens=self.runner.backlog_tokens,
             prefixes=self.runner.prefixes,
         )
 
+    def _idle_s(self) -> float:
+        return 0.0 if self.in_use else time.monotonic() - self.last_used_s
+
     def _expires_at(self) -> datetime | None:
         if self.keep_alive_s == math.inf:
             return None
-        idle_s = 0.0 if self.in_use else time.monotonic() - self.last_used_s
         try:
-            return datetime.now(UTC) + timedelta(seconds=max(0.0, self.keep_alive_s - idle_s))
+            return datetime.now(UTC) + timedelta(seconds=max(0.0, self.keep_alive_s - self._idle_s()))
         except OverflowError:
             return None

@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -43,9 +43,6 @@ from node.runner.protocol import (
 from node.supervisor.channel import JobChannel
 from node.supervisor.process import RunnerProcess
 
-if TYPE_CHECKING:
-    from registry import Digest
-
 log = logging.getLogger(__name__)
 
 AnyJob = TypeVar("AnyJob", Job, EmbedJob)
@@ -72,7 +69,6 @@ class Runner:
         self._hang_limit_s = hang_limit_s
         self._numbers = itertools.count(1)
         self._channels: dict[str, JobChannel] = {}
-        self._models: dict[str, Digest | None] = {}
         self._replies: asyncio.Queue[LoadProgress | Loaded | LoadFailed] = asyncio.Queue()
         self._last_frame_s = time.monotonic()
         self._stopping: asyncio.Task[None] | None = None
@@ -119,22 +115,20 @@ class Runner:
         """Whether it can serve no more."""
         return self.lost.done()
 
-    async def run(self, job: Job, model: Digest | None = None) -> AsyncGenerator[Event, None]:
+    async def run(self, job: Job) -> AsyncGenerator[Event, None]:
         """Generate: `Delta` ... and `Done`. Closing the iterator cancels.
 
-        Args:
-            model: the one asked, of those that share these weights; see `let_go`.
         Raises: JobFailed, RunnerLost, SlowReader; Closing: it was let go.
         """
-        async with aclosing(self._ask(job, Submit, model)) as events:
+        async with aclosing(self._ask(job, Submit)) as events:
             async for event in events:
                 yield event
                 if isinstance(event, Done):
                     return
 
-    async def embed(self, job: EmbedJob, model: Digest | None = None) -> Embedded:
+    async def embed(self, job: EmbedJob) -> Embedded:
         """Embed texts. Raises JobFailed, RunnerLost, Closing."""
-        async with aclosing(self._ask(job, Embed, model)) as events:
+        async with aclosing(self._ask(job, Embed)) as events:
             async for event in events:
                 if isinstance(event, Embedded):
                     return event
@@ -148,11 +142,10 @@ class Runner:
                     return event
         raise self._loss()
 
-    def let_go(self, model: Digest) -> None:
-        """End every open job of a model; its reader gets what has come until now, and then Closing."""
-        for number, asked in self._models.items():
-            if asked == model:
-                self._channels[number].fail(Closing())
+    def let_go(self) -> None:
+        """End every open job; its reader gets what has come until now, and then Closing."""
+        for channel in self._channels.values():
+            channel.fail(Closing())
 
     async def stop(self) -> None:
         """End the process and every open job; returns when it is gone. May be called many times."""
@@ -160,9 +153,7 @@ class Runner:
             self._stopping = asyncio.create_task(self._stop(), name=f"stop runner {self.pid}")
         await asyncio.shield(self._stopping)
 
-    async def _ask(
-        self, job: AnyJob, request: Callable[[AnyJob], Request], model: Digest | None = None
-    ) -> AsyncGenerator[Event, None]:
+    async def _ask(self, job: AnyJob, request: Callable[[AnyJob], Request]) -> AsyncGenerator[Event, None]:
         """Send a request and yield what comes back for it; cancel it if the reader leaves early."""
         if self.is_lost:
             raise self._loss()
@@ -172,7 +163,7 @@ class Runner:
         channel = JobChannel(number)
         if not self._channels:
             self._last_frame_s = time.monotonic()
-        self._channels[number], self._models[number] = channel, model
+        self._channels[number] = channel
         ended = False
         try:
             await self._send(request(replace(job, id=number)))
@@ -183,7 +174,7 @@ class Runner:
                     raise JobFailed(event)
                 yield event
         finally:
-            del self._channels[number], self._models[number]
+            del self._channels[number]
             if not ended:
                 self._post(Cancel(number))
 

@@ -123,7 +123,7 @@ class Supervisor:
         with self._telemetry.watch(model, job) as watch:
             async with (
                 self._use(model, options, keep_alive_s) as runner,
-                aclosing(runner.run(job, model.digest)) as events,
+                aclosing(runner.run(job)) as events,
             ):
                 watch.ready()
                 async for event in events:
@@ -137,7 +137,7 @@ class Supervisor:
         with self._telemetry.watch(model, job) as watch:
             async with self._use(model, options, keep_alive_s, embedding=True) as runner:
                 watch.ready()
-                embedded = await runner.embed(job, model.digest)
+                embedded = await runner.embed(job)
                 watch.take(embedded)
                 return embedded
 
@@ -168,14 +168,14 @@ class Supervisor:
             self._settle(resident)
         return bool(found)
 
-    def let_go(self, digest: Digest) -> None:
-        """End every request that a model works on, with Closing: whoever asked may go on elsewhere.
+    def let_go(self, weights: Digest, *, embedding: bool) -> None:
+        """End every request that is at work with these weights, with Closing: whoever asked may go on elsewhere.
 
-        The model stays; requests that come later are served, and so are those of models that share its weights.
+        They stay in memory, and requests that come later are served.
         """
         for slot in self._slots.values():
-            if slot.resident:
-                slot.resident.runner.let_go(digest)
+            if slot.resident and (slot.weights.digest, slot.weights.embedding) == (weights, embedding):
+                slot.resident.runner.let_go()
 
     def loaded(self) -> list[LoadedModel]:
         """The models in memory, most recently used first."""
@@ -272,7 +272,7 @@ class Supervisor:
             load.exception()  # seen: those who waited for it may all have left
 
     async def _weights_of(self, model: Model, *, embedding: bool) -> Weights:
-        key = (model.digest, embedding)
+        key = (model.weights_digest, embedding)
         if (known := self._weights.get(key)) is None:
             known = await asyncio.to_thread(Weights.of, model, embedding=embedding)
             if len(self._weights) >= _MOST_REMEMBERED_MODELS:

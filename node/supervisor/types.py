@@ -31,10 +31,12 @@ class LoadedModel(Struct, frozen=True, kw_only=True):
     """A model in memory, at one moment.
 
     Attributes:
+        name, digest: of the model that it was loaded for. `weights`: of what is in memory (`Model.weights_digest`).
         size_bytes: what llama.cpp allocated on all devices; `vram_bytes` of it on GPUs.
         context_tokens: per sequence; `parallel` sequences run at the same time.
         embedding: it was loaded to embed texts, and can't generate.
         expires_at: when it will be unloaded if nothing asks for it (aware); None: never.
+        idle_s: since its last use; 0 while in use.
         active, queued: requests being worked on, and requests waiting for one of those to end.
         backlog_tokens: prompt tokens of those that are not evaluated yet.
         prefixes: fingerprints (node.fingerprint) of the prompts that its engine has in its memory.
@@ -42,6 +44,7 @@ class LoadedModel(Struct, frozen=True, kw_only=True):
 
     name: ModelName
     digest: Digest
+    weights: Digest
     size_bytes: int
     vram_bytes: int
     context_tokens: int
@@ -51,5 +54,6 @@ class LoadedModel(Struct, frozen=True, kw_only=True):
     info: Loaded
     active: int
     queued: int
+    idle_s: float = 0.0
     backlog_tokens: int = 0
     prefixes: frozenset[PrefixHash] = frozenset()

@@ -87,6 +87,7 @@ def loaded(model: Model) -> LoadedModel:
     return LoadedModel(
         name=model.name,
         digest=model.digest,
+        weights=model.weights_digest,
         size_bytes=1000,
         vram_bytes=0,
         context_tokens=64,

@@ -17,6 +17,8 @@ COUNT = {
     "think": False,
     "options": {"temperature": 0, "num_predict": 120},
 }
+# Makes of demo another model than what is in memory for it.
+OWN_TEMPLATE = "{{ .System }} {{ .Prompt }}"
 
 
 def stream(node: RealNode, *, at_chunk: int = 0, then: Callable[[], Any] | None = None) -> tuple[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.cluster.asking import loaded_on, only_loaded_on
+from tests.cluster.asking import OWN_TEMPLATE, loaded_on, only_loaded_on
 from tests.cluster.real_nodes import RealNode, await_all_up, until
 from tests.cluster.streams import LONG, Stream
 
@@ -63,7 +63,9 @@ def test_a_drained_node_gives_away_what_it_does_for_others_and_for_its_own_clien
 def test_what_only_the_drained_node_can_do_is_done_there(cluster: list[RealNode], drained: RealNode) -> None:
     _, b, _ = cluster
     only_loaded_on(drained, cluster)
-    drained.ask("POST", "/api/create", {"model": "only-here", "from": "demo", "system": "Hi.", "stream": False})
+    drained.ask(
+        "POST", "/api/create", {"model": "only-here", "from": "demo", "template": OWN_TEMPLATE, "stream": False}
+    )
     until(lambda: "only-here:latest" in b.nodes()["a"]["models"], what="the report of the model")
     own, others = Stream(drained, model="only-here"), Stream(b, model="only-here")
     moved = Stream(drained, numbers=450)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from tests.cluster.asking import loaded_on, only_loaded_on, stream
+from tests.cluster.asking import OWN_TEMPLATE, loaded_on, only_loaded_on, stream
 from tests.cluster.real_nodes import RealNode, await_all_up, until
 
 
@@ -36,7 +36,8 @@ def test_a_request_goes_where_the_model_is_loaded(cluster: list[RealNode]) -> No
 
 def test_a_model_that_only_another_node_stores_is_served_and_listed_everywhere(cluster: list[RealNode]) -> None:
     a, b, c = cluster
-    a.ask("POST", "/api/create", {"model": "special", "from": "demo", "system": "Be kind.", "stream": False})
+    own = {"system": "Be kind.", "template": OWN_TEMPLATE}
+    a.ask("POST", "/api/create", {"model": "special", "from": "demo", "stream": False} | own)
     until(lambda: all("special:latest" in n.nodes()["a"]["models"] for n in (b, c)), what="the report of the model")
     names = {entry["name"] for entry in b.ask("GET", "/api/tags")["models"]}
     assert names == {"demo:latest", "special:latest"}
@@ -50,6 +51,21 @@ def test_a_model_that_only_another_node_stores_is_served_and_listed_everywhere(c
     a.ask("DELETE", "/api/delete", {"model": "special"})
     until(lambda: "special:latest" not in b.nodes()["a"]["models"], what="the report that it is gone")
     assert httpx.post(f"{b.url}/api/show", json={"model": "special"}, timeout=10).status_code == 404
+
+
+def test_models_that_differ_in_defaults_share_what_is_in_memory_on_any_node(cluster: list[RealNode]) -> None:
+    a, b, c = cluster
+    only_loaded_on(b, cluster)
+    a.ask("POST", "/api/create", {"model": "kind", "from": "demo", "system": "Be kind.", "stream": False})
+    until(lambda: "kind:latest" in c.nodes()["a"]["models"], what="the report of the model")
+    body = {"model": "kind", "prompt": "hi", "stream": False, "options": {"num_predict": 2}}
+    for node in cluster:
+        answered = httpx.post(f"{node.url}/api/generate", json=body, timeout=30)
+        assert answered.status_code == 200
+        assert answered.headers["x-ayni-route"].startswith(f"{c.nodes()['b']['id']}; resident; total=")
+    loaded = {(entry["node"], entry["name"]) for entry in a.ask("GET", "/api/ps")["models"]}
+    assert loaded == {("b", "demo:latest")}
+    a.ask("DELETE", "/api/delete", {"model": "kind"})
 
 
 def test_a_drained_node_gets_no_new_work(cluster: list[RealNode]) -> None:
@@ -78,8 +94,8 @@ def test_a_pinned_model_is_loaded_where_it_is_pinned_and_stays(cluster: list[Rea
 
 def test_a_pinned_model_is_loaded_as_its_own_parameters_want_it(cluster: list[RealNode]) -> None:
     a = cluster[0]
-    wide = {"model": "wide", "from": "demo", "parameters": {"num_ctx": 1536}, "stream": False}
-    a.ask("POST", "/api/create", wide)
+    wide = {"model": "wide", "from": "demo", "template": OWN_TEMPLATE, "parameters": {"num_ctx": 1536}}
+    a.ask("POST", "/api/create", wide | {"stream": False})
     a.ask("POST", "/api/cluster/pins", {"model": "wide", "nodes": ["a"]})
 
     def contexts() -> set[int]:
@@ -121,7 +137,7 @@ def test_a_stream_goes_on_byte_for_byte_when_its_daemon_is_killed_and_the_node_c
 ) -> None:
     a, _, c = cluster
     only_loaded_on(a, cluster)
-    a.ask("POST", "/api/create", {"model": "only-here", "from": "demo", "system": "Hi.", "stream": False})
+    a.ask("POST", "/api/create", {"model": "only-here", "from": "demo", "template": OWN_TEMPLATE, "stream": False})
     until(lambda: "only-here:latest" in c.nodes()["a"]["models"], what="the report of the model")
     undisturbed, _ = stream(c)
     resumed, last = stream(c, at_chunk=8, then=a.kill)

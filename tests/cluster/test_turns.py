@@ -17,12 +17,12 @@ from coordinator.cluster_view import ClusterView
 from node.errors import QueueFull
 from node.identity import Grant, NodeId
 from node.jobs import Chat, Done, Event, Job, Usage
-from node.report import ModelDigest, NodeReport, ResidentModel
+from node.report import ManifestDigest, NodeReport, ResidentModel, WeightsDigest
 from node.route_trace import ROUTE_TRACE, RouteTrace
 from node.supervisor import LoadOptions
 
 ME = NodeId("a" * 16)
-MODEL: Any = SimpleNamespace(name="m:latest", digest="sha256:" + "1" * 64)
+MODEL: Any = SimpleNamespace(name="m:latest", weights_digest="sha256:" + "1" * 64)
 
 
 class OneAtATime:
@@ -66,7 +66,12 @@ def node() -> OneAtATime:
 def turns_of(node: OneAtATime, *, limit: int = 64, mean_job_s: float = 0.0) -> Turns:
     view = ClusterView(ME)
     resident = ResidentModel(
-        digest=ModelDigest(MODEL.digest), name="demo:latest", context_tokens=64, parallel=1, mean_job_s=mean_job_s
+        digest=WeightsDigest(MODEL.weights_digest),
+        manifest=ManifestDigest(WeightsDigest(MODEL.weights_digest)),
+        name="demo:latest",
+        context_tokens=64,
+        parallel=1,
+        mean_job_s=mean_job_s,
     )
     view.take_own(NodeReport(node=ME, name="a", sequence=1, resident=(resident,)), time.monotonic())
     return Turns(node, view, limit=limit)  # type: ignore[arg-type]

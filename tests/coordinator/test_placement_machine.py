@@ -27,23 +27,24 @@ from coordinator.orders import (
     Withdrawn,
 )
 from coordinator.placement import Patience, Placement
-from coordinator.view import HeldModel, ModelDigest, NodeReport, RamReport, ResidentModel
+from coordinator.view import HeldModel, NodeReport, RamReport, ResidentModel, WeightsDigest
 from node.footprint import Footprint
 from node.identity import NodeId
+from node.report import ManifestDigest
 from tests.support.clusters import GIB, ME, node_id
 
-MODELS = [ModelDigest(f"sha256:{number}") for number in range(4)]
+MODELS = [WeightsDigest(f"sha256:{number}") for number in range(4)]
 SIZES = dict(zip(MODELS, (1 * GIB, 2 * GIB, 4 * GIB, 20 * GIB), strict=True))  # the last fits nowhere
 CAPACITY = 6 * GIB
 ORDER_LIMIT_S = 10.0
 NODES = [node_id(letter) for letter in "abc"]
 
 
-def footprint(model: ModelDigest) -> Footprint:
+def footprint(model: WeightsDigest) -> Footprint:
     return Footprint(file_bytes=SIZES[model], layer_bytes=SIZES[model], train_context_tokens=4096)
 
 
-def asking(model: ModelDigest) -> RouteRequest:
+def asking(model: WeightsDigest) -> RouteRequest:
     return RouteRequest(model, prompt_tokens=10, footprint=footprint(model))
 
 
@@ -60,8 +61,8 @@ class Machine:
     """What really is on a node; orders wait in `inbox` until it gets round to them."""
 
     node: NodeId
-    copies: dict[ModelDigest, Copy] = field(default_factory=dict)
-    loading: ModelDigest | None = None
+    copies: dict[WeightsDigest, Copy] = field(default_factory=dict)
+    loading: WeightsDigest | None = None
     inbox: list[tuple[float, Order]] = field(default_factory=list)
     draining: bool = False
     alive: bool = True
@@ -86,6 +87,7 @@ class Machine:
             resident=tuple(
                 ResidentModel(
                     digest=model,
+                    manifest=ManifestDigest(model),
                     name=model,
                     context_tokens=4096,
                     size_bytes=SIZES[model],
@@ -101,6 +103,7 @@ class Machine:
             held=tuple(
                 HeldModel(
                     digest=model,
+                    manifest=ManifestDigest(model),
                     name=model,
                     size_bytes=SIZES[model],
                     present_bytes=SIZES[model],
@@ -117,13 +120,13 @@ class PlacementMachine(RuleBasedStateMachine):
         self.now = 0.0
         self.placement = Placement(ME)
         self.machines = {node: Machine(node) for node in NODES}
-        self.open: dict[str, ModelDigest] = {}
+        self.open: dict[str, WeightsDigest] = {}
         self.asks = 0
         self.heard: dict[NodeId, NodeReport] = {}
-        self.ordered: dict[NodeId, dict[ModelDigest, float]] = {node: {} for node in NODES}
-        self.pinned: dict[ModelDigest, frozenset[NodeId]] = {}
+        self.ordered: dict[NodeId, dict[WeightsDigest, float]] = {node: {} for node in NODES}
+        self.pinned: dict[WeightsDigest, frozenset[NodeId]] = {}
         self.drained: set[NodeId] = set()
-        self.told_unpinned: set[tuple[NodeId, ModelDigest]] = set()
+        self.told_unpinned: set[tuple[NodeId, WeightsDigest]] = set()
         for node in NODES:
             self.say(node)
 
@@ -167,7 +170,7 @@ class PlacementMachine(RuleBasedStateMachine):
             case _:
                 pass
 
-    def is_ordered(self, node: NodeId, model: ModelDigest) -> bool:
+    def is_ordered(self, node: NodeId, model: WeightsDigest) -> bool:
         """Whether a load was ordered and is neither done nor failed, nor given up because no report has shown it."""
         ordered_at = self.ordered[node].get(model)
         seen = node in self.heard and model in self.heard[node].loading
@@ -206,7 +209,7 @@ class PlacementMachine(RuleBasedStateMachine):
             case _:
                 pass
 
-    def fail(self, node: NodeId, model: ModelDigest) -> None:
+    def fail(self, node: NodeId, model: WeightsDigest) -> None:
         self.ordered[node].pop(model, None)
         self.tell(LoadFailed(node, model, "no"))
 
@@ -224,7 +227,7 @@ class PlacementMachine(RuleBasedStateMachine):
         self.tell(Tick())
 
     @rule(model=st.sampled_from(MODELS), patience_s=st.sampled_from([3.0, 100.0]))
-    def ask(self, model: ModelDigest, patience_s: float) -> None:
+    def ask(self, model: WeightsDigest, patience_s: float) -> None:
         self.asks += 1
         self.open[str(self.asks)] = model
         self.tell(Asked(str(self.asks), asking(model), self.now + patience_s))
@@ -252,7 +255,7 @@ class PlacementMachine(RuleBasedStateMachine):
         active=st.integers(0, 1),
         queued=st.sampled_from([0, 0, 9]),
     )
-    def requests_come_and_go(self, node: NodeId, model: ModelDigest, active: int, queued: int) -> None:
+    def requests_come_and_go(self, node: NodeId, model: WeightsDigest, active: int, queued: int) -> None:
         if copy := self.machines[node].copies.get(model):
             copy.active, copy.queued, copy.last_used_s = active, queued if active else 0, self.now
 
@@ -279,12 +282,12 @@ class PlacementMachine(RuleBasedStateMachine):
             self.say(node)
 
     @rule(model=st.sampled_from(MODELS), nodes=st.sampled_from([(), (NODES[0],), (NODES[1], NODES[2])]))
-    def pin(self, model: ModelDigest, nodes: tuple[NodeId, ...]) -> None:
+    def pin(self, model: WeightsDigest, nodes: tuple[NodeId, ...]) -> None:
         self.pinned[model] = frozenset(nodes)
         self.tell(Pin(asking(model), frozenset(nodes)))
 
     @rule(model=st.sampled_from(MODELS))
-    def unpin(self, model: ModelDigest) -> None:
+    def unpin(self, model: WeightsDigest) -> None:
         self.pinned.pop(model, None)
         self.tell(Unpin(model))
 
@@ -321,7 +324,7 @@ class PlacementMachine(RuleBasedStateMachine):
         for model, nodes in self.pinned.items():
             self.check_pin(model, nodes)
 
-    def check_pin(self, model: ModelDigest, nodes: frozenset[NodeId]) -> None:
+    def check_pin(self, model: WeightsDigest, nodes: frozenset[NodeId]) -> None:
         """As far as there is room: pins may ask for more than there is."""
         for node in nodes - self.drained:
             machine = self.machines[node]

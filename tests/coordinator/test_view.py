@@ -83,6 +83,13 @@ def test_other_models_at_work_share_the_devices() -> None:
     assert view.hosts(OTHER)[node_id("b")].prefill_tokens_s == 1000
 
 
+def test_of_models_that_share_weights_the_most_complete_counts() -> None:
+    part, whole = held(present=1), held()
+    for both in ((part, whole), (whole, part)):
+        view = view_of(machine("b", held=both))
+        assert view.holders(MODEL) == {node_id("b"): whole}
+
+
 def test_a_speed_that_was_never_measured_is_guessed_from_the_devices() -> None:
     assert prefill_bytes_s(machine("b", prefill_bytes_s=0.0)) < prefill_bytes_s(
         machine("c", prefill_bytes_s=0.0, gpu_gib=8)

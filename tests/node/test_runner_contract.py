@@ -142,8 +142,8 @@ async def test_the_supervisor_serves_a_model_end_to_end(kind: str, tmp_path: Pat
     model = cast(
         Model,
         SimpleNamespace(
-            name=ModelName.parse("tiny"), digest=Digest.of(b"tiny"), weights=tiny, adapters=(), template=None,
-            facts=lambda: read_gguf_facts(tiny),
+            name=ModelName.parse("tiny"), digest=Digest.of(b"tiny"), weights_digest=Digest.of(b"tiny"),
+            weights=tiny, adapters=(), template=None, facts=lambda: read_gguf_facts(tiny),
         ),
     )  # fmt: skip
     node = Supervisor(Settings(models_dir=tmp_path, state_dir=tmp_path))

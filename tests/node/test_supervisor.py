@@ -63,8 +63,8 @@ def make(tmp_path: Path) -> Make:
         return cast(
             Model,
             SimpleNamespace(
-                name=ModelName.parse(name), digest=Digest.of(name.encode()), weights=path, adapters=(), template=None,
-                facts=lambda: facts_of(size),
+                name=ModelName.parse(name), digest=Digest.of(name.encode()), weights_digest=Digest.of(name.encode()),
+                weights=path, adapters=(), template=None, facts=lambda: facts_of(size),
             ),
         )  # fmt: skip
 

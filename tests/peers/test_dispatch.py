@@ -16,12 +16,12 @@ from coordinator.cluster_view import ClusterView
 from coordinator.dispatch import Dispatcher
 from coordinator.footprints import Footprints
 from coordinator.limits import Limits, LimitTable
-from coordinator.view import HeldModel, ModelDigest, RamReport, ResidentModel
+from coordinator.view import HeldModel, RamReport, ResidentModel, WeightsDigest
 from node.errors import DoesNotFit, JobFailed, QueueFull, RunnerLost, Unserved
 from node.identity import Grant
 from node.jobs import Chat, Delta, Done, Event, Failed, Job, Message
 from node.peers import Serves
-from node.report import NodeReport
+from node.report import ManifestDigest, NodeReport
 from node.settings import Settings
 from node.supervisor import LoadOptions
 from node.telemetry import new_traceparent
@@ -52,10 +52,11 @@ class ClusterNode:
         )
 
     def report_with(self, report: NodeReport) -> NodeReport:
-        digest, name = ModelDigest(str(self.model.digest)), str(self.model.name)
+        digest, name = WeightsDigest(str(self.model.weights_digest)), str(self.model.name)
         size = self.model.size_bytes
         resident = ResidentModel(
             digest=digest,
+            manifest=ManifestDigest(digest),
             name=name,
             context_tokens=64,
             default_context=True,
@@ -67,7 +68,11 @@ class ClusterNode:
             report,
             ram=RamReport(total_bytes=1 << 33, free_bytes=1 << 32),
             resident=(resident,) if self.resident else (),
-            held=(HeldModel(digest=digest, name=name, size_bytes=size, present_bytes=size),),
+            held=(
+                HeldModel(
+                    digest=digest, manifest=ManifestDigest(digest), name=name, size_bytes=size, present_bytes=size
+                ),
+            ),
         )
 
     def tell(self) -> None:
@@ -119,7 +124,7 @@ async def only_on(nodes: list[ClusterNode], *places: int) -> None:
     for index, node in enumerate(nodes):
         node.resident = index in places
         node.tell()
-    digest = ModelDigest(str(nodes[0].model.digest))
+    digest = WeightsDigest(str(nodes[0].model.weights_digest))
     wanted = {nodes[place].lan.id for place in places}
     await until(lambda: all(set(node.cluster.now.hosts(digest)) == wanted for node in nodes))
 
@@ -129,7 +134,7 @@ async def slow_down(nodes: list[ClusterNode], place: int) -> None:
     slow = nodes[place]
     slow.speed = 100.0
     slow.tell()
-    digest = ModelDigest(str(slow.model.digest))
+    digest = WeightsDigest(str(slow.model.weights_digest))
     await until(
         lambda: all(node.cluster.now.hosts(digest)[slow.lan.id].resident.prefill_tokens_s == 100.0 for node in nodes)
     )

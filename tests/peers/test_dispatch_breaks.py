@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from coordinator.cluster_view import ClusterView
 from coordinator.dispatch import Dispatcher
 from coordinator.footprints import Footprints
-from coordinator.view import ModelDigest, ResidentModel
+from coordinator.view import ResidentModel, WeightsDigest
 from node.errors import Closing, NodeError, QueueFull, RunnerLost, Unserved
 from node.identity import NodeId
 from node.jobs import Chat, Delta, Done, Job, Message
 from node.peers import ModelNotThere, PeerLost, PeerUnreachable
-from node.report import HeldModel, NodeReport
+from node.report import HeldModel, ManifestDigest, NodeReport
 from node.settings import Settings
 from node.supervisor import LoadOptions
 from registry import Digest, Model, ModelName
@@ -42,7 +42,7 @@ class StoredElsewhere:
     """A model of which only the name and the digest matter here."""
 
     name = ModelName.parse("m")
-    digest = DIGEST
+    digest = weights_digest = DIGEST
 
 
 class KnownFootprints(Footprints):
@@ -52,10 +52,17 @@ class KnownFootprints(Footprints):
 
 def cluster_of(nodes: dict[NodeId, CountingNode]) -> Dispatcher:
     view = ClusterView(NODES[0])
-    digest = ModelDigest(str(DIGEST))
+    digest = WeightsDigest(str(DIGEST))
     for node in nodes:
-        resident = ResidentModel(digest=digest, name="m", context_tokens=64, default_context=True, parallel=4)
-        held = HeldModel(digest=digest, name="m", size_bytes=1, present_bytes=1)
+        resident = ResidentModel(
+            digest=digest,
+            manifest=ManifestDigest(digest),
+            name="m",
+            context_tokens=64,
+            default_context=True,
+            parallel=4,
+        )
+        held = HeldModel(digest=digest, manifest=ManifestDigest(digest), name="m", size_bytes=1, present_bytes=1)
         view.take_own(
             NodeReport(node=node, name=node, started_at=1.0, sequence=1, resident=(resident,), held=(held,)), 0
         )

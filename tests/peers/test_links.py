@@ -17,7 +17,7 @@ from node.peers import Call, ModelNotThere, PeerLost, PeerUnreachable, RemoteNod
 from node.peers.remote import BULKY_BYTES
 from node.peers.session import Session
 from node.supervisor import LoadOptions
-from registry import Model, ModelName, ModelStore
+from registry import Model, ModelName, ModelStore, Recipe
 from tests.api.scripted_node import USAGE, ScriptedNode
 from tests.peers.lan_nodes import LanNode, lan_nodes, until
 
@@ -174,6 +174,22 @@ async def test_what_another_node_sends_faster_than_we_read_costs_that_request_on
                 async for _ in slow:
                     pass
         assert here.membership.is_up(there.id)
+
+
+async def test_a_node_does_what_differs_from_a_model_of_its_own_in_defaults_only(
+    tmp_path: Path, store: ModelStore, model: Model
+) -> None:
+    other = ModelStore(tmp_path / "other", cache_dir=tmp_path / "cache", builtin=tmp_path / "none")
+    try:
+        kind = other.create(ModelName.parse("kind"), Recipe(source=(model.weights,), system="Be kind."))
+        strange = other.create(ModelName.parse("strange"), Recipe(source=(model.weights,), template="{{ .Prompt }}"))
+        async with lan_nodes(tmp_path, [ScriptedNode(), scripted()], [other, store]) as (here, there):
+            remote = here.peers.node(there.id)
+            assert text_of(await events_of(remote, kind, job())) == "Hello"
+            with pytest.raises(ModelNotThere):
+                await events_of(remote, strange, job())
+    finally:
+        other.close()
 
 
 async def test_many_streams_share_one_connection_and_do_not_mix(

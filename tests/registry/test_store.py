@@ -109,6 +109,18 @@ def test_the_files_are_those_that_ollama_writes(store: ModelStore, tiny: Path) -
     assert json.loads(store.blobs.read(Digest.parse(digests["params"]))) == {"stop": ["a"]}
 
 
+def test_models_share_weights_unless_what_a_runner_holds_of_them_differs(
+    store: ModelStore, tiny: Path, adapter: Path
+) -> None:
+    def digest(called: str, more: str = "") -> Digest:
+        return store.create(name(called), from_text(f"FROM {tiny}\n{more}\n", tiny.parent)).weights_digest
+
+    base = digest("base")
+    assert digest("kind", "SYSTEM Be kind.\nPARAMETER temperature 0\nLICENSE none\nMESSAGE user hi") == base
+    others = {digest("own", "TEMPLATE {{ .Prompt }}"), digest("tuned", f"ADAPTER {adapter}"), base}
+    assert len(others) == 3
+
+
 def test_a_model_is_made_of_uploaded_blobs(store: ModelStore, tiny: Path, adapter: Path) -> None:
     files = {"model.gguf": store.blobs.put_file(tiny)}
     adapters = {"lora.gguf": store.blobs.put_file(adapter)}

@@ -8,20 +8,22 @@ from coordinator.cost import RouteRequest
 from coordinator.view import (
     DeviceReport,
     HeldModel,
-    ModelDigest,
     NodeReport,
     PrefixHash,
     RamReport,
     ResidentModel,
     View,
+    WeightsDigest,
 )
 from node.footprint import Footprint
 from node.identity import NodeId
+from node.report import ManifestDigest
 
 GIB = 1 << 30
 ME = NodeId("a" * 16)
-MODEL = ModelDigest("sha256:" + "1" * 64)
-OTHER = ModelDigest("sha256:" + "2" * 64)
+MODEL = WeightsDigest("sha256:" + "1" * 64)
+OTHER = WeightsDigest("sha256:" + "2" * 64)
+MANIFEST = ManifestDigest("sha256:" + "f" * 64)
 # 1 GiB of weights; 100 KiB for a token of context.
 FOOTPRINT = Footprint(file_bytes=GIB, layer_bytes=GIB, kv_bytes=100 << 10, train_context_tokens=32_768)
 
@@ -30,7 +32,7 @@ def node_id(letter: str) -> NodeId:
     return NodeId(letter * 16)
 
 
-def loaded(model: ModelDigest = MODEL, **fields: Any) -> ResidentModel:
+def loaded(model: WeightsDigest = MODEL, **fields: Any) -> ResidentModel:
     """A loaded model that reads 1,000 tokens a second and takes a second for a request."""
     given: dict[str, Any] = {
         "name": "demo:latest" if model == MODEL else "other:latest",
@@ -40,11 +42,18 @@ def loaded(model: ModelDigest = MODEL, **fields: Any) -> ResidentModel:
         "prefill_tokens_s": 1000.0,
         "mean_job_s": 1.0,
     }
-    return ResidentModel(digest=model, **given | fields)
+    return ResidentModel(digest=model, manifest=MANIFEST, **given | fields)
 
 
-def held(model: ModelDigest = MODEL, *, present: int = GIB, footprint: Footprint | None = FOOTPRINT) -> HeldModel:
-    return HeldModel(digest=model, name="demo:latest", size_bytes=GIB, present_bytes=present, footprint=footprint)
+def held(model: WeightsDigest = MODEL, *, present: int = GIB, footprint: Footprint | None = FOOTPRINT) -> HeldModel:
+    return HeldModel(
+        digest=model,
+        manifest=MANIFEST,
+        name="demo:latest",
+        size_bytes=GIB,
+        present_bytes=present,
+        footprint=footprint,
+    )
 
 
 def machine(

@@ -14,7 +14,7 @@ from coordinator.cost import RouteRequest
 from coordinator.orders import Asked, Order, Refused
 from node.identity import ClusterRoot, IdentityStore, Membership, NodeKeys, NodeNames, issue_certificate
 from node.ray_session import Formation
-from node.report import ModelDigest, NodeReport
+from node.report import NodeReport, WeightsDigest
 
 FIRST_PORT = 21_000
 REPORT_S = 0.5
@@ -95,7 +95,7 @@ class RayNode:
     async def is_answered(self) -> bool:
         """Whether the coordinator answers a question of this node."""
         self.orders.clear()
-        self.control.tell(Asked("ask", RouteRequest(ModelDigest("sha256:00")), time.monotonic() + 10))
+        self.control.tell(Asked("ask", RouteRequest(WeightsDigest("sha256:00")), time.monotonic() + 10))
         await until(lambda: bool(self.orders), 10)
         return isinstance(self.orders[0], Refused)
 
