@@ -125,6 +125,7 @@ class ClusterNode:
             devices=devices,
             footprints=footprints,
             token_use=lambda: self.limits.report(time.monotonic()),
+            waiting=lambda: self.turns.waiting(),
             started_at=start_time(folder, time.time()),
             head=settings.head,
         )

@@ -61,6 +61,7 @@ class Reporter:
         devices: MachineSource,
         footprints: Footprints,
         token_use: Callable[[], dict[str, TokenUse]],
+        waiting: Callable[[], dict[WeightsDigest, int]],
         started_at: float,
         head: Literal["auto", "prefer", "never"],
     ) -> None:
@@ -70,7 +71,7 @@ class Reporter:
         self.standing: Mapping[str, object] = {}
         self._me, self._name, self._version, self._ray_version = me, name, version, ray_version
         self._store, self._node, self._devices, self._footprints = store, node, devices, footprints
-        self._token_use = token_use
+        self._token_use, self._waiting = token_use, waiting
         self._started_at = started_at
         self._head_preference = {"auto": 0, "prefer": 1, "never": -1}[head]
         self._on_battery = False
@@ -119,6 +120,7 @@ class Reporter:
             head_preference=self._head_preference,
             on_battery=self._on_battery,
             token_use=self._token_use(),
+            waiting=self._waiting(),
             **self.standing,  # type: ignore[arg-type]
         )
 

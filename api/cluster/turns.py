@@ -96,9 +96,12 @@ class Turns:
         """As the dispatcher's."""
         return self._node.loaded()
 
-    def waiting(self) -> int:
-        """Requests that wait here, for any model."""
-        return sum(self.lengths().values())
+    def waiting(self) -> dict[WeightsDigest, int]:
+        """Requests that wait here, by what has to be in memory for them."""
+        found: Counter[WeightsDigest] = Counter()
+        for (weights, _), line in self._lines.items():
+            found[WeightsDigest(weights)] += len(line.queue)
+        return dict(+found)
 
     def lengths(self) -> Counter[str]:
         """Requests that wait here, by the model's name."""

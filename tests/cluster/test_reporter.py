@@ -26,6 +26,7 @@ def test_the_others_hear_whether_this_machine_is_to_be_head(
         devices=nothing,
         footprints=nothing,
         token_use=dict,
+        waiting=dict,
         started_at=0.0,
         head=head,
     )

@@ -85,12 +85,12 @@ async def test_a_flood_does_not_keep_another_client_waiting(node: OneAtATime) ->
         await asyncio.sleep(0)
         group.create_task(ask(turns, "quiet", 0))
         await asyncio.sleep(0.01)
-        assert turns.waiting() == 10
+        assert turns.waiting() == {MODEL.weights_digest: 10}
         node.go.set()
     assert node.most_at_once == 1
     assert node.served.index("quiet0") <= 2
     assert len(node.served) == 11
-    assert turns.waiting() == 0
+    assert turns.waiting() == {}
 
 
 async def test_who_leaves_the_queue_takes_no_place(node: OneAtATime) -> None:

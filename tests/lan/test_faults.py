@@ -76,6 +76,17 @@ def test_a_machine_sees_the_cluster_by_multicast_and_joins_by_one_line(cluster: 
     assert stranger.stop() == 0
 
 
+def test_a_model_that_is_asked_for_more_than_its_machine_can_answer_gains_another_one(cluster: LanCluster) -> None:
+    asking, serving = cluster.head, cluster.workers[0]
+    only_loaded_on(serving, cluster.nodes)
+    cluster.await_placement()
+    answers = [Stream(asking) for _ in range(24)]
+    until(lambda: len(loaded_on(asking, "demo:latest")) > 1, 60, "the load of a second copy")
+    for answer in answers:
+        answer.whole()
+    assert any("reason='busy'" in node.log for node in cluster.nodes)
+
+
 def test_a_slow_and_lossy_link_makes_nobody_lost(cluster: LanCluster) -> None:
     a, b, c = cluster.nodes
     only_loaded_on(b, cluster.nodes)
