@@ -59,6 +59,10 @@ class Node(Protocol):
 class OwnNode(Node, Protocol):
     """This machine's part of a cluster."""
 
+    def keep(self, weights: frozenset[Digest]) -> None:
+        """Have these, and no others, make no room for what else is to be loaded."""
+        ...
+
     def let_go(self, weights: Digest, *, embedding: bool) -> None:
         """End every request that is at work with these weights, with Closing: whoever asked may go on elsewhere."""
         ...

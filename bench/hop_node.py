@@ -105,6 +105,9 @@ class PacedNode:
     async def unload(self, name: ModelName) -> bool:
         return False
 
+    def keep(self, weights: frozenset[Digest]) -> None:
+        pass
+
     def let_go(self, weights: Digest, *, embedding: bool) -> None:
         pass
 

@@ -66,7 +66,7 @@ class ControlPlane:
     Args:
         on_order: called in the event loop with each order for this node, or for one that it passes reports on for.
         on_reach: called when the coordinator begins to hear this node (""), or ceases to (the reason). Whoever waits
-            for answers asks again then, and pins are told again: a coordinator that was restarted knows nothing.
+            for answers asks again then: a coordinator that was restarted knows nothing.
         on_status: called when the Ray session changes.
         on_head_lost: called once for a formation that this node should head and can't.
     """

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 else:
     NodeId = str  # msgspec reads the annotations; actors that import this have no use for cryptography
 
-LoadReason: TypeAlias = Literal["asked", "busy", "pinned", "drained"]
+LoadReason: TypeAlias = Literal["asked", "busy", "drained"]
 UnloadReason: TypeAlias = Literal["room", "given_back", "drained"]
 
 
@@ -63,32 +63,16 @@ class LoadFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class Pin:
-    """A model is to stay in memory: on these nodes, or (none named) on one that the coordinator chooses."""
-
-    request: RouteRequest
-    nodes: frozenset[NodeId] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Unpin:
-    """A model may leave again."""
-
-    model: WeightsDigest
-    embedding: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed; about once a second."""
 
 
-PlacementEvent: TypeAlias = Reported | NodeLost | Asked | Withdrawn | LoadFailed | Pin | Unpin | Tick
+PlacementEvent: TypeAlias = Reported | NodeLost | Asked | Withdrawn | LoadFailed | Tick
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Bring a model into memory on a node; "pinned": to stay. `keep_alive_s` None: as the node's settings say."""
+    """Bring a model into memory on a node. `keep_alive_s` None: as the node's settings say."""
 
     node: NodeId
     model: WeightsDigest
@@ -110,16 +94,6 @@ class Unload:
 
 
 @dataclass(frozen=True, slots=True)
-class SetPinned:
-    """Tell a node to keep a model whatever else asks for its room, or no longer."""
-
-    node: NodeId
-    model: WeightsDigest
-    pinned: bool
-    embedding: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Placed:
     """The answer to an ask: the model is in memory on this node."""
 
@@ -136,4 +110,4 @@ class Refused:
     message: str = ""
 
 
-Order: TypeAlias = Load | Unload | SetPinned | Placed | Refused
+Order: TypeAlias = Load | Unload | Placed | Refused

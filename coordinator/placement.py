@@ -1,15 +1,15 @@
 """Which models are in memory where: the single owner of that decision. Events in, orders out, nothing waits inside.
 
 Pure, time passed in; the actor around it carries orders to the nodes and brings their reports back. Its state is
-soft: a new `Placement` learns everything but pins and open asks from the reports of one second, and whoever asked
-asks again. Every node keeps its own timers: a model nobody asks for leaves by its node's keep-alive, not by order
-from here. What is decided here is what one node can't know: where to load, when a second copy pays, who makes room.
+soft: a new `Placement` learns everything but open asks from the reports of one second, and whoever asked asks again.
+Every node keeps its own timers and pins: a model nobody asks for leaves by its node's keep-alive, not by order from
+here, and a pinned one makes no room. What is decided here is what one node can't know: where to load, when a second
+copy pays, who makes room.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -24,15 +24,12 @@ from coordinator.orders import (
     LoadReason,
     NodeLost,
     Order,
-    Pin,
     Placed,
     PlacementEvent,
     Refused,
     Reported,
-    SetPinned,
     Tick,
     Unload,
-    Unpin,
     Withdrawn,
 )
 from coordinator.route import Refusal, Route, choose_route
@@ -92,8 +89,6 @@ class Placement:
         self._demand: dict[ResidentKey, Demand] = {}
         # Until when a node is not asked again for a model, and what it said.
         self._failures: dict[tuple[NodeId, ResidentKey], tuple[float, str]] = {}
-        self._pins: dict[ResidentKey, Pin] = {}
-        self._unpinned: set[ResidentKey] = set()
         self._repeats: dict[Order, float] = {}
 
     @property
@@ -108,7 +103,7 @@ class Placement:
            the request could begin soonest; unloading what has to go for it comes before.
         2. A report: loads that it shows as done answer everybody who waited for them.
         3. A failed load or a lost node: the asks are placed elsewhere, or refused where nobody can.
-        4. A pin, a node that drains: carried out at each report and tick until the reports show it done.
+        4. A node that drains: emptied at each report and tick until the reports show it done.
         5. A tick: deadlines, second copies for models whose queue costs more than a load, copies given back.
         """
         match event:
@@ -124,16 +119,6 @@ class Placement:
                 return []
             case LoadFailed():
                 return self._failed(event, now_s)
-            case Pin(request):
-                self._pins[_key(request)] = event
-                self._unpinned.discard(_key(request))
-                for node in list(self._reports):
-                    self._foresee(node)
-                return self._keep_pins(now_s)
-            case Unpin(model, embedding):
-                self._pins.pop((model, embedding), None)
-                self._unpinned.add((model, embedding))
-                return self._keep_pins(now_s)
             case Tick():
                 return self._tick(now_s)
 
@@ -159,8 +144,7 @@ class Placement:
             elif load.seen:  # it ended without success, and LoadFailed may be lost with whoever was to bring it
                 load.seen, load.ordered_at_s = False, now_s
         self._foresee(report.node)
-        orders = self._answer(now_s)
-        return orders + self._keep_pins(now_s, [report]) + self._empty_drained(now_s)
+        return self._answer(now_s) + self._empty_drained(now_s)
 
     def _lost(self, node: NodeId, now_s: float) -> list[Order]:
         self._reports.pop(node, None)
@@ -169,7 +153,7 @@ class Placement:
             del self._loads[at]
         for demand in self._demand.values():
             demand.copies.discard(node)
-        return self._place(list(self._asks.values()), now_s) + self._keep_pins(now_s)
+        return self._place(list(self._asks.values()), now_s)
 
     def _foresee(self, node: NodeId) -> None:
         """Put a node into the view as it will be: ordered loads take their room, their victims are gone."""
@@ -200,13 +184,6 @@ class Placement:
             ram=replace_report(report.ram, free_bytes=report.ram.free_bytes + ram),
         )
         self._view = self._view.corrected(expected)
-        if self._pins:
-            # Kept from now on, and not only once the node has heard so: else two pins could evict each other for ever.
-            kept = tuple(
-                replace_report(m, pinned=self._is_pinned(node, (m.digest, m.embedding), m.pinned))
-                for m in expected.resident
-            )
-            self._view = self._view.corrected(replace_report(expected, resident=kept))
 
     # Asks
 
@@ -277,10 +254,7 @@ class Placement:
         victim_keys = frozenset((victim.digest, victim.embedding) for victim in victims)
         self._loads[node, key] = _Load(request, reason, now_s, victim_keys)
         self._foresee(node)
-        still_pinned = {(m.digest, m.embedding) for m in self._reports[node].resident if m.pinned}
         return [
-            # A pin may just have moved elsewhere, which the node has to hear first.
-            *(SetPinned(node, model, pinned=False, embedding=kind) for model, kind in victim_keys & still_pinned),
             *(Unload(node, victim.digest, "room", victim.embedding) for victim in victims),
             Load(
                 node,
@@ -289,7 +263,7 @@ class Placement:
                 request.embedding,
                 request.context_tokens,
                 request.parallel,
-                FOREVER_S if reason == "pinned" else keep_alive_s,
+                keep_alive_s,
             ),
         ]
 
@@ -312,55 +286,7 @@ class Placement:
         ]
         return replace(request, excluded=request.excluded.union(failed)) if failed else request
 
-    # Pins and drains
-
-    def _keep_pins(self, now_s: float, reports: Iterable[NodeReport] | None = None) -> list[Order]:
-        """Load what is pinned and missing; tell nodes what is pinned (those that wrote `reports`; None: all)."""
-        orders: list[Order] = []
-        for key, pin in self._pins.items():
-            hosts = self._view.hosts(key[0], embedding=key[1])
-            serving = {
-                n for n, host in hosts.items() if host.report.state == "up" and can_serve(pin.request, host.resident)
-            }
-            for node in pin.nodes & self._view.nodes.keys() if pin.nodes else ([] if serving else [None]):
-                if node in serving or (node is not None and (node, key) in self._loads):
-                    continue
-                only = frozenset((node,)) if node is not None else frozenset()
-                request = self._without_failed(replace(pin.request, only=only), now_s)
-                if self._is_coming(request):
-                    continue
-                answer = choose_route(self._view, request)
-                if isinstance(answer, Route) and answer.kind == "load":
-                    orders += self._order_load(answer.node, request, "pinned", now_s)
-        for report in self._reports.values() if reports is None else reports:
-            for model in report.resident:
-                wanted = self._is_pinned(report.node, (model.digest, model.embedding), model.pinned)
-                if model.pinned != wanted:
-                    order = SetPinned(report.node, model.digest, wanted, model.embedding)
-                    orders += self._again(order, now_s)
-        return orders
-
-    def _is_pinned(self, node: NodeId, key: ResidentKey, now: bool) -> bool:
-        """Whether this copy is one that a pin asks for; without named nodes the one with the smallest id is.
-
-        A pin that nobody has told of stays as it is (`now`): it was made before this placement began.
-        """
-        pin = self._pins.get(key)
-        if pin is None:
-            return now and key not in self._unpinned
-        if (report := self._reports.get(node)) is not None and report.state == "draining":
-            return False
-        if pin.nodes:
-            return node in pin.nodes
-        serving = self._serving(pin.request)
-        hosts = self._view.hosts(key[0], embedding=key[1])
-        marked = [node for node in serving if hosts[node].resident.pinned]
-        return node == min(marked or serving, default=None)
-
-    def _serving(self, request: RouteRequest) -> list[NodeId]:
-        """The nodes that take work and have a copy that does for the request."""
-        hosts = self._view.hosts(request.model, embedding=request.embedding)
-        return [n for n, host in hosts.items() if host.report.state == "up" and can_serve(request, host.resident)]
+    # Drains
 
     def _empty_drained(self, now_s: float) -> list[Order]:
         """Help nodes that drain, by their own word: what is used there is loaded elsewhere, what is idle leaves."""
@@ -396,7 +322,7 @@ class Placement:
                 del self._loads[node, key]
                 self._note_failure(node, key, f"{node} did not answer", now_s)
                 self._foresee(node)
-        orders = self._answer(now_s) + self._keep_pins(now_s) + self._empty_drained(now_s)
+        orders = self._answer(now_s) + self._empty_drained(now_s)
         elsewhere: Counter[WeightsDigest] = Counter()
         for report in self._reports.values():
             elsewhere.update(report.waiting)
@@ -429,7 +355,6 @@ class Placement:
     def _forget_idle(self, now_s: float) -> None:
         there = {(m.digest, m.embedding) for report in self._reports.values() for m in report.resident}
         there |= {key for _, key in self._loads}
-        self._unpinned &= there
         self._failures = {at: failure for at, failure in self._failures.items() if failure[0] > now_s}
         self._demand = {key: demand for key, demand in self._demand.items() if key in there}
 

@@ -17,19 +17,16 @@ from coordinator.orders import (
     LoadFailed,
     NodeLost,
     Order,
-    Pin,
     Placed,
     PlacementEvent,
     Refused,
     Reported,
-    SetPinned,
     Unload,
-    Unpin,
     Withdrawn,
 )
 
-EVENTS = (Reported, NodeLost, Asked, Withdrawn, LoadFailed, Pin, Unpin)
-ORDERS = (Load, Unload, SetPinned, Placed, Refused)
+EVENTS = (Reported, NodeLost, Asked, Withdrawn, LoadFailed)
+ORDERS = (Load, Unload, Placed, Refused)
 _KINDS = {kind.__name__: kind for kind in (*EVENTS, *ORDERS)}
 
 _encode = msgspec.msgpack.Encoder().encode

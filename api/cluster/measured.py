@@ -55,18 +55,27 @@ class Work:
 class MeasuredNode:
     """The supervisor, with an eye on it. `on_change` is told when what is in memory may have changed.
 
-    A model whose weights are not here raises ModelNotThere: another node may have them. `pinned` models stay in memory
-    whatever keep-alive a request names; others decide which those are.
+    A model whose weights are not here raises ModelNotThere: another node may have them.
     """
 
     def __init__(self, me: NodeId, node: OwnNode, on_change: Callable[[], None]) -> None:
         self._me, self._node, self._on_change = me, node, on_change
         self.speeds: dict[tuple[Digest, bool], Speed] = {}
-        self.pinned: frozenset[Digest] = frozenset()
+        self._pinned: frozenset[Digest] = frozenset()
         self.prefill_bytes_s = 0.0
         self.decode_bytes_s = 0.0
         self._loading: dict[Digest, list[int]] = {}
         self._working: dict[tuple[Digest, bool], Work] = {}
+
+    @property
+    def pinned(self) -> frozenset[Digest]:
+        """What stays in memory whatever keep-alive a request names, and whatever else asks for its room."""
+        return self._pinned
+
+    @pinned.setter
+    def pinned(self, weights: frozenset[Digest]) -> None:
+        self._pinned = weights
+        self._node.keep(weights)
 
     def loading(self) -> dict[Digest, int]:
         """What requests wait for, and its bytes."""

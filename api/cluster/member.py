@@ -289,6 +289,7 @@ class ClusterNode:
     def _drain(self, reason: Reason, *, on: bool) -> None:
         (self._drained_for.add if on else self._drained_for.discard)(reason)
         self.reporter.draining = bool(self._drained_for)
+        self.pins.suspend(on=self.reporter.draining)
         self.changed()
         self.report()  # from now on nothing that is asked here is sent here either
         handing_over = self._handing_over is not None and not self._handing_over.done()

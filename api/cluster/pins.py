@@ -1,4 +1,8 @@
-"""Models that are to stay in this machine's memory: remembered on disk, loaded again if need be."""
+"""Models that are to stay in this machine's memory: remembered on disk, loaded again if need be.
+
+A pin is the machine's own: it holds while the machine takes work, and nobody else has to know it. While it does not
+(`suspend`), pinned models may leave like all others.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +53,7 @@ class Pins:
         self._node, self._store, self._keep_alive_s = node, store, keep_alive_s
         self._names: set[str] = self._read()
         self._changed = asyncio.Event()
+        self._suspended = False
 
     def calls(self) -> dict[str, Call]:
         """What this answers to other nodes."""
@@ -73,12 +78,18 @@ class Pins:
         self._changed.set()
         return PinAnswer(names=tuple(sorted(self._names)))
 
+    def suspend(self, *, on: bool) -> None:
+        """Keep nothing in memory while this machine takes no work; `on` False: it does again."""
+        if self._suspended != on:
+            self._suspended = on
+            self._changed.set()
+
     async def keep(self) -> None:
         """Have every pinned model in memory, for ever."""
         while True:
             self._changed.clear()
             pinned = set()
-            for text in sorted(self._names):
+            for text in () if self._suspended else sorted(self._names):
                 try:
                     model = await asyncio.to_thread(self._store.resolve, ModelName.parse(text))
                     pinned.add(model.weights_digest)

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
-from api.cluster.pins import Pin
 from coordinator.control import ControlPlane, ControlSettings
 from coordinator.election import Alone, Claim, Election, Follow, Form
-from coordinator.orders import Load, LoadFailed, NodeLost, Order, Reported, SetPinned, Unload
+from coordinator.orders import Load, LoadFailed, NodeLost, Order, Reported, Unload
 from coordinator.wire import decode_order, encode_order
 from node.errors import NodeError
 from node.identity import UnusableFile, read_private, write_private
@@ -242,10 +241,9 @@ class Placing:
                     await self._member.measured.load(model, options, order.keep_alive_s, embedding=order.embedding)
                 case Unload(model=digest):
                     for item in self._member.measured.loaded():
-                        if str(item.weights) == digest and item.embedding == order.embedding:
+                        is_meant = str(item.weights) == digest and item.embedding == order.embedding
+                        if is_meant and item.weights not in self._member.measured.pinned:
                             await self._member.measured.unload(item.name)
-                case SetPinned(model=digest):
-                    await self._member.pins.answer(None, Pin(name=self._model(digest).name.full, pinned=order.pinned))
         except (NodeError, RegistryError, OSError) as error:
             log.warning("order not carried out: %s", error)
             if isinstance(order, Load):

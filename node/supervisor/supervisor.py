@@ -101,6 +101,7 @@ class Supervisor:
         self._hang_limit_s = hang_limit_s
         self._slots: dict[Weights, _Slot] = {}
         self._weights: dict[tuple[Digest, bool], Weights] = {}
+        self._kept: frozenset[Digest] = frozenset()
         self._default_tokens = settings.context_length or 0  # of a request that asks for no context
         self._placing = asyncio.Lock()
         self._loads: set[asyncio.Task[Resident]] = set()
@@ -167,6 +168,10 @@ class Supervisor:
             resident.keep_alive_s = 0.0
             self._settle(resident)
         return bool(found)
+
+    def keep(self, weights: frozenset[Digest]) -> None:
+        """Have these, and no others, make no room for what else is to be loaded; nor do they count as loaded models."""
+        self._kept = weights
 
     def let_go(self, weights: Digest, *, embedding: bool) -> None:
         """End every request that is at work with these weights, with Closing: whoever asked may go on elsewhere.
@@ -383,7 +388,8 @@ class Supervisor:
             machine = await self._devices.machine(refresh=True)
             self._default_tokens = self._settings.context_length or default_context_tokens(machine)
             most = most_models(self._settings.max_loaded_models, machine)
-            residencies = [slot.resident.residency() for slot in self._slots.values() if slot.resident]
+            residents = [slot.resident for slot in self._slots.values() if slot.resident]
+            residencies = [each.residency() for each in residents if each.weights.digest not in self._kept]
             with _naming(name):
                 plan.choose(shape, freed(machine, residencies), options, self._settings, weights)
             victims = choose_eviction(

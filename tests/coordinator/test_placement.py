@@ -10,15 +10,12 @@ from coordinator.orders import (
     LoadFailed,
     NodeLost,
     Order,
-    Pin,
     Placed,
     PlacementEvent,
     Refused,
     Reported,
-    SetPinned,
     Tick,
     Unload,
-    Unpin,
     Withdrawn,
 )
 from coordinator.placement import Patience, Placement
@@ -148,37 +145,6 @@ def test_an_ask_ends_with_its_deadline() -> None:
     assert owner.ticks(1) == [Refused("1", Refusal("no_node"))]
 
 
-def test_a_pinned_model_is_loaded_kept_and_loaded_again() -> None:
-    owner = Owner(machine("a"), machine("b", load_bytes_s=2e9))
-    assert owner.hears(Pin(request())) == [Load(B, MODEL, "pinned", keep_alive_s=FOREVER)]
-    assert owner.ticks(3) == []
-    assert owner.reports(machine("b", loaded())) == [SetPinned(B, MODEL, pinned=True)]
-    assert owner.reports(machine("b", loaded(pinned=True))) == []
-    assert owner.hears(NodeLost(B)) == [Load(A, MODEL, "pinned", keep_alive_s=FOREVER)]
-    owner.reports(machine("a", loaded(pinned=True)))
-    assert owner.hears(Unpin(MODEL)) == [SetPinned(A, MODEL, pinned=False)]
-
-
-def test_a_model_pinned_to_nodes_is_on_each_of_them() -> None:
-    owner = Owner(machine("a", loaded()), machine("b"), machine("c"))
-    orders = owner.hears(Pin(request(), frozenset({A, C})))
-    assert set(orders) == {Load(C, MODEL, "pinned", keep_alive_s=FOREVER), SetPinned(A, MODEL, pinned=True)}
-
-
-def test_a_new_owner_leaves_older_pins_alone_until_it_is_told() -> None:
-    owner = Owner(machine("a", loaded(pinned=True)), machine("b", loaded(pinned=True)))
-    assert owner.ticks(10) == []
-    assert owner.hears(Pin(request(), frozenset({B}))) == [SetPinned(A, MODEL, pinned=False)]
-    assert owner.hears(Unpin(MODEL), 10) == [SetPinned(A, MODEL, pinned=False), SetPinned(B, MODEL, pinned=False)]
-
-
-def test_pins_that_do_not_fit_together_do_not_evict_each_other() -> None:
-    owner = Owner(machine("a", loaded(OTHER, idle_s=900.0), free_gib=0.5))
-    assert owner.hears(Pin(request(model=OTHER), frozenset({A}))) == [SetPinned(A, OTHER, pinned=True)]
-    # Nobody has reported yet that it is pinned.
-    assert owner.hears(Pin(request(), frozenset({A}))) == []
-
-
 def test_a_pinned_model_makes_no_room() -> None:
     owner = Owner(machine("a", loaded(OTHER, pinned=True, idle_s=900.0), free_gib=0.5))
     assert isinstance(owner.hears(asked())[-1], Refused)
@@ -276,11 +242,3 @@ def test_a_node_that_was_drained_and_restarted_takes_work() -> None:
     owner.hears(NodeLost(A))
     owner.reports(machine("a", started_at=9.0))
     assert owner.hears(asked("1", only=frozenset({A}))) == [Load(A, MODEL, "asked")]
-
-
-def test_a_pin_leaves_a_node_that_is_drained() -> None:
-    owner = Owner(machine("a", loaded(pinned=True)), machine("b"))
-    owner.hears(Pin(request()))
-    orders = owner.reports(machine("a", loaded(pinned=True), state="draining")) + owner.ticks(1)
-    assert Load(B, MODEL, "pinned", keep_alive_s=FOREVER) in orders
-    assert Unload(A, MODEL, "drained") in orders

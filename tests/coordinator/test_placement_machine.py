@@ -15,15 +15,12 @@ from coordinator.orders import (
     LoadFailed,
     NodeLost,
     Order,
-    Pin,
     Placed,
     PlacementEvent,
     Refused,
     Reported,
-    SetPinned,
     Tick,
     Unload,
-    Unpin,
     Withdrawn,
 )
 from coordinator.placement import Patience, Placement
@@ -93,7 +90,7 @@ class Machine:
                     size_bytes=SIZES[model],
                     active=copy.active,
                     queued=copy.queued,
-                    pinned=copy.pinned,
+                    pinned=copy.pinned and not self.draining,
                     mean_job_s=5.0,
                     idle_s=0.0 if copy.active else now - copy.last_used_s,
                 )
@@ -124,9 +121,7 @@ class PlacementMachine(RuleBasedStateMachine):
         self.asks = 0
         self.heard: dict[NodeId, NodeReport] = {}
         self.ordered: dict[NodeId, dict[WeightsDigest, float]] = {node: {} for node in NODES}
-        self.pinned: dict[WeightsDigest, frozenset[NodeId]] = {}
         self.drained: set[NodeId] = set()
-        self.told_unpinned: set[tuple[NodeId, WeightsDigest]] = set()
         for node in NODES:
             self.say(node)
 
@@ -138,7 +133,7 @@ class PlacementMachine(RuleBasedStateMachine):
             match order:
                 case Placed(ask) | Refused(ask):
                     del self.open[ask]  # a KeyError here is an ask answered twice
-                case Load() | Unload() | SetPinned():
+                case Load() | Unload():
                     self.machines[order.node].inbox.append((self.now, order))
                 case _:
                     pass
@@ -159,9 +154,7 @@ class PlacementMachine(RuleBasedStateMachine):
                 known = [copy for copy in self.heard[node].resident if copy.digest == model]
                 assert known, "not known to be there"
                 assert (known[0].active, known[0].queued) == (0, 0)
-                assert reason == "drained" or not known[0].pinned or (node, model) in self.told_unpinned
-            case SetPinned(node, model, pinned):
-                (self.told_unpinned.discard if pinned else self.told_unpinned.add)((node, model))
+                assert reason == "drained" or not known[0].pinned
             case Placed(ask, node):
                 assert any(copy.digest == self.open[ask] for copy in self.heard[node].resident)
                 assert node not in self.drained
@@ -204,8 +197,6 @@ class PlacementMachine(RuleBasedStateMachine):
                     self.fail(node, model)
             case Unload(_, model) if model in machine.copies and not machine.copies[model].active:
                 del machine.copies[model]
-            case SetPinned(_, model, pinned) if model in machine.copies:
-                machine.copies[model].pinned = pinned
             case _:
                 pass
 
@@ -281,15 +272,10 @@ class PlacementMachine(RuleBasedStateMachine):
             self.now += 1
             self.say(node)
 
-    @rule(model=st.sampled_from(MODELS), nodes=st.sampled_from([(), (NODES[0],), (NODES[1], NODES[2])]))
-    def pin(self, model: WeightsDigest, nodes: tuple[NodeId, ...]) -> None:
-        self.pinned[model] = frozenset(nodes)
-        self.tell(Pin(asking(model), frozenset(nodes)))
-
-    @rule(model=st.sampled_from(MODELS))
-    def unpin(self, model: WeightsDigest) -> None:
-        self.pinned.pop(model, None)
-        self.tell(Unpin(model))
+    @rule(node=st.sampled_from(NODES), model=st.sampled_from(MODELS), pinned=st.booleans())
+    def node_pins_or_no_longer(self, node: NodeId, model: WeightsDigest, pinned: bool) -> None:
+        if copy := self.machines[node].copies.get(model):
+            copy.pinned = pinned
 
     @rule(node=st.sampled_from(NODES), draining=st.booleans())
     def node_drains_or_takes_work_again(self, node: NodeId, draining: bool) -> None:
@@ -304,7 +290,7 @@ class PlacementMachine(RuleBasedStateMachine):
             assert promised <= CAPACITY, node
 
     def teardown(self) -> None:
-        """Left alone with live nodes, it answers everybody, keeps its pins, empties what is drained."""
+        """Left alone with live nodes, it answers everybody and empties what is drained."""
         for node in NODES:
             if not self.machines[node].alive:
                 self.node_returns(node)
@@ -321,19 +307,6 @@ class PlacementMachine(RuleBasedStateMachine):
         assert not any(machine.inbox or machine.loading for machine in self.machines.values())
         for node in self.drained:
             assert not self.machines[node].copies
-        for model, nodes in self.pinned.items():
-            self.check_pin(model, nodes)
-
-    def check_pin(self, model: WeightsDigest, nodes: frozenset[NodeId]) -> None:
-        """As far as there is room: pins may ask for more than there is."""
-        for node in nodes - self.drained:
-            machine = self.machines[node]
-            spare = sum(SIZES[m] for m, copy in machine.copies.items() if not copy.pinned)
-            assert model in machine.copies or SIZES[model] > machine.free() + spare
-            assert model not in machine.copies or machine.copies[model].pinned
-        if not nodes:
-            has = [n for n in NODES if n not in self.drained and model in self.machines[n].copies]
-            assert sum(self.machines[n].copies[model].pinned for n in has) == bool(has)
 
 
 TestPlacementMachine = PlacementMachine.TestCase

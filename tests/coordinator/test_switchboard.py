@@ -3,14 +3,12 @@ from __future__ import annotations
 import pytest
 from msgspec import ValidationError
 
-from coordinator.cost import RouteRequest
 from coordinator.orders import (
     Asked,
     Load,
     LoadFailed,
     NodeLost,
     Order,
-    Pin,
     Placed,
     PlacementEvent,
     Refused,
@@ -48,7 +46,6 @@ def take(
 
 @pytest.mark.parametrize("event", [
     Reported(machine("a", loaded())), NodeLost(A), Withdrawn("x"), LoadFailed(A, MODEL, "no memory"),
-    Pin(RouteRequest(MODEL, only=frozenset({A})), frozenset({A, B})),
 ])  # fmt: skip
 def test_events_travel(event: PlacementEvent) -> None:
     assert decode_event(encode_event(event, 5.0), 9.0) == event

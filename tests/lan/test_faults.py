@@ -87,6 +87,22 @@ def test_a_model_that_is_asked_for_more_than_its_machine_can_answer_gains_anothe
     assert any("reason='busy'" in node.log for node in cluster.nodes)
 
 
+def test_a_pinned_model_leaves_a_machine_that_is_drained_and_returns_to_it_afterwards(cluster: LanCluster) -> None:
+    asking, serving = cluster.head, cluster.workers[0]
+    only_loaded_on(serving, cluster.nodes)
+    cluster.await_placement()
+    asking.ask("POST", "/api/cluster/pins", {"model": "demo", "nodes": [serving.name]})
+    until(lambda: serving.nodes()[serving.name]["resident"][0]["pinned"], what="the pin")
+    asking.ask("POST", f"/api/cluster/nodes/{serving.name}/drain", {"drain": True})
+    try:
+        until(lambda: not serving.runners(), what="its leaving")
+    finally:
+        asking.ask("POST", f"/api/cluster/nodes/{serving.name}/drain", {"drain": False})
+    until(lambda: any(model["pinned"] for model in asking.nodes()[serving.name]["resident"]), what="its return")
+    asking.ask("DELETE", "/api/cluster/pins/demo")
+    await_all_up(cluster.nodes)
+
+
 def test_a_slow_and_lossy_link_makes_nobody_lost(cluster: LanCluster) -> None:
     a, b, c = cluster.nodes
     only_loaded_on(b, cluster.nodes)

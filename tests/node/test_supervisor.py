@@ -319,6 +319,17 @@ async def test_the_least_recently_used_model_makes_room_for_another(start: Any, 
     assert sorted(names(node)) == ["a", "c"]
 
 
+async def test_a_model_that_is_kept_makes_no_room_until_it_is_no_longer(start: Any, make: Make) -> None:
+    node, kept = start(max_loaded_models=1), make("a")
+    node.keep(frozenset({kept.weights_digest}))
+    for model in (kept, make("b"), make("c")):
+        await node.load(model, ANY)
+    assert sorted(names(node)) == ["a", "c"]
+    node.keep(frozenset())
+    await node.load(make("d"), ANY)
+    assert names(node) == ["d"]
+
+
 async def test_a_model_in_use_is_never_evicted_but_waited_for(start: Any, make: Make) -> None:
     node = start(max_loaded_models=1)
     running = asyncio.create_task(ask(node, make("a"), "count 40"))
