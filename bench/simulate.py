@@ -28,7 +28,7 @@ from bench.simulated_load import Conversation, conversations, models, separated
 from bench.simulated_node import EQUAL_KINDS, KINDS, Kind, Node, Run
 from bench.stats import median, percentile
 from coordinator.cost import RouteRequest, can_serve
-from coordinator.orders import Asked, Load, LoadFailed, Order, Placed, PlacementEvent, Refused, Reported, Tick, Unload
+from coordinator.orders import Asked, Load, LoadFailed, Order, Placed, PlacementEvent, Reported, Tick, Unload
 from coordinator.placement import Placement
 from coordinator.route import Route, choose_route
 from coordinator.view import Sent, View, WeightsDigest
@@ -36,6 +36,8 @@ from node.identity import NodeId
 from scripts.bootstrap import say
 
 REPORT_S = 0.5
+# A request whose load has failed looks for another node after this.
+RETRY_S = 0.5
 WARM_UP_S = 120.0
 HELD_SHARE = 0.6
 FOREVER = float("inf")
@@ -43,14 +45,9 @@ Choose = Callable[[View, RouteRequest], NodeId | None]
 
 
 def expected_time(view: View, request: RouteRequest) -> NodeId | None:
-    """The real policy. A load is the placement's to order, so an instance that is there is taken meanwhile."""
+    """The real policy; None: it is the coordinator's to say where a model is to be loaded."""
     route = choose_route(view, request)
-    if not isinstance(route, Route):
-        return None
-    if route.kind == "resident":
-        return route.node
-    there = [candidate for candidate in route.candidates if candidate.kind == "resident"]
-    return min(there, key=lambda candidate: candidate.terms.total_s).node if there else None
+    return route.node if isinstance(route, Route) and route.kind == "resident" else None
 
 
 def least_loaded(chance: random.Random) -> Choose:
@@ -145,7 +142,7 @@ class Simulation:
         if node is None:
             ask = str(next(self.numbers))
             self.waiting[ask] = run
-            self.tell(Asked(ask, request, FOREVER))
+            self.tell(Asked(ask, request))
             return
         before = self.sent[entry].get((node, request.model), Sent())
         tokens = request.prompt_tokens
@@ -154,10 +151,12 @@ class Simulation:
 
     def dispatch(self, name: NodeId, run: Run) -> None:
         node = self.nodes[name]
-        instance = node.instances.get(run.conversation.model.digest)
-        if instance is None:  # it left meanwhile
-            self.report(name)
-            self.route(run)
+        model = run.conversation.model.digest
+        instance = node.instances.get(model)
+        if instance is None:  # it is to be loaded there, or has left meanwhile
+            node.waiting.setdefault(model, []).append(run)
+            if model not in node.loading:
+                self.load(name, model)
             return
         node.advance(self.now)
         instance.waiting.append(run)
@@ -220,33 +219,44 @@ class Simulation:
 
     def carry_out(self, order: Order) -> None:
         match order:
-            case Placed(ask, name):
-                self.dispatch(name, self.waiting.pop(ask))
-            case Refused(ask):
-                self.waiting.pop(ask)
-                self.outcome.refused += 1
-                self.open -= 1
+            case Placed(ask, node):
+                run = self.waiting.pop(ask)
+                if node is not None:
+                    self.dispatch(node, run)
+                else:
+                    self.outcome.refused += 1
+                    self.open -= 1
             case Unload(name, model):
                 instance = self.nodes[name].instances.get(model)
                 if instance and not (instance.is_busy or instance.waiting):
                     del self.nodes[name].instances[model]
             case Load(name, model):
-                self.outcome.loads += 1
-                node = self.nodes[name]
-                begins = max([self.now, *node.loading.values()])  # one after the other
-                node.loading[model] = begins + node.load_s(node.everything[model])
-                self.at(node.loading[model], lambda: self.loaded(name, model))
+                self.load(name, model)
             case _:
                 pass
+
+    def load(self, name: NodeId, model: WeightsDigest) -> None:
+        """Begin to load, after what the node is loading already."""
+        self.outcome.loads += 1
+        node = self.nodes[name]
+        begins = max([self.now, *node.loading.values()])
+        node.loading[model] = begins + node.load_s(node.everything[model])
+        self.at(node.loading[model], lambda: self.loaded(name, model))
 
     def loaded(self, name: NodeId, model: WeightsDigest) -> None:
         node = self.nodes[name]
         node.advance(self.now)
         node.loading.pop(model, None)
-        if model not in node.instances and not node.finish_load(node.everything[model], self.now):
+        there = model in node.instances or node.finish_load(node.everything[model], self.now)
+        if not there:
             self.tell(LoadFailed(name, model, "no room"))
         self.settle(node)
         self.report(name)
+        for run in node.waiting.pop(model, ()):
+            if there:
+                self.dispatch(name, run)
+            else:
+                self.at(self.now + RETRY_S, lambda run=run: self.route(run))  # type: ignore[misc]
 
 
 @dataclass(frozen=True, slots=True)

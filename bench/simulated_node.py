@@ -208,6 +208,7 @@ class Node:
     everything: dict[WeightsDigest, Model]
     instances: dict[WeightsDigest, Instance] = field(default_factory=dict)
     loading: dict[WeightsDigest, float] = field(default_factory=dict)
+    waiting: dict[WeightsDigest, list[Run]] = field(default_factory=dict)  # for what is being loaded
     sequence: int = 0
     version: int = 0
 
@@ -229,8 +230,16 @@ class Node:
         return fetch_s + START_S + model.footprint.file_bytes / self.kind.load_bytes_s
 
     def finish_load(self, model: Model, now_s: float) -> bool:
-        """Make the instance, with as many sequences as there is room for; False: not even one."""
+        """Make the instance, with as many sequences as there is room for; False: not even one.
+
+        What has not been used for longest goes for it, as far as it is idle.
+        """
         self.held[model.digest] = model
+        idle = [i for i in self.instances.values() if not (i.is_busy or i.waiting or i.pinned)]
+        idle.sort(key=lambda instance: -instance.used_s)
+        need = model.footprint.need(CONTEXT_TOKENS, 1)
+        while idle and fit(self.report(now_s), need).how not in ("gpu", "ram"):
+            del self.instances[idle.pop().model.digest]
         for parallel in range(PARALLEL, 0, -1):
             found = fit(self.report(now_s), model.footprint.need(CONTEXT_TOKENS, parallel))
             if found.how in ("gpu", "ram") or (parallel == 1 and found.how == "partial"):

@@ -7,7 +7,6 @@ coordinator the node goes on serving: only placement for others waits.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,8 +64,7 @@ class ControlPlane:
 
     Args:
         on_order: called in the event loop with each order for this node, or for one that it passes reports on for.
-        on_reach: called when the coordinator begins to hear this node (""), or ceases to (the reason). Whoever waits
-            for answers asks again then: a coordinator that was restarted knows nothing.
+        on_reach: called when the coordinator begins to hear this node (""), or ceases to (the reason).
         on_status: called when the Ray session changes.
         on_head_lost: called once for a formation that this node should head and can't.
     """
@@ -133,8 +131,8 @@ class ControlPlane:
         self._door.report(encode_report(report))
 
     def tell(self, event: PlacementEvent) -> None:
-        """Hand the coordinator an event; deadlines by this process's monotonic clock."""
-        self._door.tell(encode_event(event, time.monotonic()))
+        """Hand the coordinator an event."""
+        self._door.tell(encode_event(event))
 
     async def close(self) -> None:
         """End the Ray session; models and streams do not notice. Never raises."""

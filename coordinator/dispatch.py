@@ -30,7 +30,7 @@ from coordinator.cost import RouteRequest
 from coordinator.explain import explain_refusal, route_header
 from coordinator.footprints import Footprints
 from coordinator.resume import GivenUp, Stream
-from coordinator.route import Refusal, choose_route
+from coordinator.route import Refusal, Route, choose_route
 from coordinator.view import WeightsDigest
 from node.errors import Closing, DoesNotFit, JobFailed, LoadError, NodeError, QueueFull, RunnerLost, Unserved
 from node.fingerprint import Marks, fingerprint
@@ -125,6 +125,7 @@ class Dispatcher:
         footprints: Footprints,
         *,
         limits: LimitTable | None = None,
+        place: Callable[[RouteRequest], Awaitable[NodeId | None]] | None = None,
         telemetry: Telemetry | None = None,
         wait_limit_s: float = WAIT_LIMIT_S,
     ) -> None:
@@ -132,12 +133,13 @@ class Dispatcher:
 
         Args:
             remote: another node by its id (`Peers.node`).
+            place: asks the coordinator where a model is to be loaded for a request; None: it does not say.
             limits: where the tokens that a signed token's holder uses are counted.
             telemetry: where routes are counted, and attempts traced.
         """
         self._local, self._remote = local, remote
         self._cluster, self._footprints = cluster, footprints
-        self._limits = limits
+        self._limits, self._place_load = limits, place
         self._telemetry = telemetry or Telemetry()
         self._wait_limit_s = wait_limit_s
         self._given_up = False
@@ -269,8 +271,12 @@ class Dispatcher:
         while True:
             view = self._cluster.now
             excluded = trail.excluded(time.monotonic())
-            route = choose_route(view, replace(request, excluded=excluded) if excluded else request)
+            asked = replace(request, excluded=excluded) if excluded else request
+            route = choose_route(view, asked)
             if not isinstance(route, Refusal):
+                if route.kind == "load" and route.node not in view.loading(request.model):
+                    route = await self._agreed(route, asked)
+                    view = self._cluster.now
                 self._cluster.sent(route.node, request.model, request.prompt_tokens - route.cached_tokens)
                 trail.told = route_header(route)
                 name = view.nodes[route.node].name
@@ -288,6 +294,14 @@ class Dispatcher:
             await self._cluster.changed(SECOND_CHANCE_S)
             if time.monotonic() - trail.lost_at_s > SECOND_CHANCE_S:
                 trail.failed.clear()
+
+    async def _agreed(self, route: Route, request: RouteRequest) -> Route:
+        """The load as the coordinator wants it, who knows of those that others are about to begin."""
+        node = await self._place_load(request) if self._place_load is not None else None
+        if node is None or node == route.node:
+            return route
+        there = choose_route(self._cluster.now, replace(request, only=frozenset((node,))))
+        return there if isinstance(there, Route) else route
 
     def _fail(self, trail: _Trail, node: NodeId, error: NodeError) -> None:
         """Note the failure of a node. Raises it, where nobody could do better."""

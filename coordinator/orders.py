@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from coordinator.cost import RouteRequest
-from coordinator.route import Refusal
 from node.report import NodeReport, WeightsDigest
 
 if TYPE_CHECKING:
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 else:
     NodeId = str  # msgspec reads the annotations; actors that import this have no use for cryptography
 
-LoadReason: TypeAlias = Literal["asked", "busy", "drained"]
+LoadReason: TypeAlias = Literal["busy", "drained"]
 UnloadReason: TypeAlias = Literal["room", "given_back", "drained"]
 
 
@@ -34,22 +33,13 @@ class NodeLost:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A daemon has a request for a model that no node can serve at once, and waits for a place, until `deadline_s`.
+    """A daemon has a request for which a model would have to be loaded, and wants to know where.
 
-    `ask` is its own id for this, and comes back in `Placed` or `Refused`, once.
+    `ask` is its own id for this, and comes back in `Placed`, once and at once.
     """
 
     ask: str
     request: RouteRequest
-    deadline_s: float
-    keep_alive_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Withdrawn:
-    """Nobody waits for the answer to this ask any more."""
-
-    ask: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +57,12 @@ class Tick:
     """Time has passed; about once a second."""
 
 
-PlacementEvent: TypeAlias = Reported | NodeLost | Asked | Withdrawn | LoadFailed | Tick
+PlacementEvent: TypeAlias = Reported | NodeLost | Asked | LoadFailed | Tick
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Bring a model into memory on a node. `keep_alive_s` None: as the node's settings say."""
+    """Bring a model into memory on a node, to stay there as its settings say."""
 
     node: NodeId
     model: WeightsDigest
@@ -80,7 +70,6 @@ class Load:
     embedding: bool = False
     context_tokens: int | None = None
     parallel: int | None = None
-    keep_alive_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,19 +84,10 @@ class Unload:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """The answer to an ask: the model is in memory on this node."""
+    """The answer to an ask: send the request to this node, which loads the model for it. None: nobody could."""
 
     ask: str
-    node: NodeId
+    node: NodeId | None
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The answer to an ask that can't be met. `message`: of the last load that failed for it, or ""."""
-
-    ask: str
-    refusal: Refusal
-    message: str = ""
-
-
-Order: TypeAlias = Load | Unload | Placed | Refused
+Order: TypeAlias = Load | Unload | Placed

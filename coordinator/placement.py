@@ -1,10 +1,13 @@
-"""Which models are in memory where: the single owner of that decision. Events in, orders out, nothing waits inside.
+"""Where models are loaded: the single owner of that decision. Events in, orders out, nothing waits inside.
 
 Pure, time passed in; the actor around it carries orders to the nodes and brings their reports back. Its state is
-soft: a new `Placement` learns everything but open asks from the reports of one second, and whoever asked asks again.
-Every node keeps its own timers and pins: a model nobody asks for leaves by its node's keep-alive, not by order from
-here, and a pinned one makes no room. What is decided here is what one node can't know: where to load, when a second
-copy pays, who makes room.
+soft: a new `Placement` learns everything from the reports of one second.
+
+A request that needs a load asks where; it is told at once, and the node that it goes to loads the model for it, and
+unloads what has to go. Whoever else asks is sent there too: one load however many ask. Orders are for what nobody has
+asked for: a second copy where the queue costs more than a load, its return, the emptying of a node that drains. Every
+node keeps its own timers and pins: a model nobody asks for leaves by its node's keep-alive, not by order from here, and
+a pinned one makes no room.
 """
 
 from __future__ import annotations
@@ -26,15 +29,13 @@ from coordinator.orders import (
     Order,
     Placed,
     PlacementEvent,
-    Refused,
     Reported,
     Tick,
     Unload,
-    Withdrawn,
 )
-from coordinator.route import Refusal, Route, choose_route
+from coordinator.route import Route, choose_route
 from coordinator.view import ResidentKey, View
-from node.report import NodeReport, WeightsDigest
+from node.report import NodeReport, ResidentModel, WeightsDigest
 
 if TYPE_CHECKING:
     from node.identity import NodeId
@@ -47,8 +48,8 @@ class Patience:
     """How long things may take, and how long a state must last before it is acted on, in seconds.
 
     Attributes:
-        unseen_load_s: an ordered load that no report has shown by then has been lost.
-        failed_s: a node is not asked again for a model that failed to load there.
+        unseen_load_s: a load that no report has shown by then has been lost.
+        failed_s: a node is not given a load again that failed there.
         waited_half_life_s: in so long, half of the time that requests have waited is forgiven.
         spared_s: a model that was used within this time makes no room for a copy of another, unless requests for
             that have waited for longer all in all; then the time shrinks in proportion.
@@ -66,11 +67,11 @@ class Patience:
 
 @dataclass(slots=True)
 class _Load:
-    """A load that was ordered and is not done."""
+    """A load that is not done: ordered, or (no `reason`) promised to a request, which brings it about."""
 
     request: RouteRequest
-    reason: LoadReason
-    ordered_at_s: float
+    reason: LoadReason | None
+    begun_at_s: float
     victims: frozenset[ResidentKey]
     seen: bool = False
 
@@ -84,11 +85,10 @@ class Placement:
         self._reports: dict[NodeId, NodeReport] = {}
         # The reports as they will be once everything ordered is done; decisions are made on this.
         self._view = View({}, {}, me)
-        self._asks: dict[str, Asked] = {}
         self._loads: dict[tuple[NodeId, ResidentKey], _Load] = {}
         self._demand: dict[ResidentKey, Demand] = {}
-        # Until when a node is not asked again for a model, and what it said.
-        self._failures: dict[tuple[NodeId, ResidentKey], tuple[float, str]] = {}
+        # Until when a node is not given that load again.
+        self._failures: dict[tuple[NodeId, ResidentKey], float] = {}
         self._repeats: dict[Order, float] = {}
 
     @property
@@ -99,26 +99,22 @@ class Placement:
     def on(self, event: PlacementEvent, now_s: float) -> list[Order]:
         """Take an event in and say what is to be done now.
 
-        1. A new ask: served at once where it can be, otherwise by the one load for its model, which is ordered where
-           the request could begin soonest; unloading what has to go for it comes before.
-        2. A report: loads that it shows as done answer everybody who waited for them.
-        3. A failed load or a lost node: the asks are placed elsewhere, or refused where nobody can.
-        4. A node that drains: emptied at each report and tick until the reports show it done.
-        5. A tick: deadlines, second copies for models whose queue costs more than a load, copies given back.
+        1. An ask: told where its model is by now, or is about to be, or else where the request could begin soonest.
+        2. A report: shows loads as done. A node that drains is emptied until its reports show that done.
+        3. A failed load or a lost node: nothing is expected there any more.
+        4. A tick: second copies for models whose queue costs more than a load, copies given back.
         """
         match event:
             case Reported(report):
                 return self._reported(report, now_s)
             case NodeLost(node):
-                return self._lost(node, now_s)
-            case Asked():
-                self._asks[event.ask] = event
-                return self._place([event], now_s)
-            case Withdrawn(ask):
-                self._asks.pop(ask, None)
+                self._lose(node)
                 return []
+            case Asked(ask, request):
+                return [Placed(ask, self._place(request, now_s))]
             case LoadFailed():
-                return self._failed(event, now_s)
+                self._fail(event, now_s)
+                return []
             case Tick():
                 return self._tick(now_s)
 
@@ -131,7 +127,8 @@ class Placement:
                 return []
             report = report.completed(known)
         if report.state == "lost":
-            return self._lost(report.node, now_s)
+            self._lose(report.node)
+            return []
         self._reports[report.node] = report
         resident = {(model.digest, model.embedding): model for model in report.resident}
         restarted = known is not None and known.started_at != report.started_at
@@ -141,19 +138,20 @@ class Placement:
                 del self._loads[report.node, key]
             elif key[0] in report.loading:
                 load.seen = True
-            elif load.seen:  # it ended without success, and LoadFailed may be lost with whoever was to bring it
-                load.seen, load.ordered_at_s = False, now_s
+            elif load.seen and load.reason is None:  # it ended without success, and whoever asked knows
+                del self._loads[report.node, key]
+            elif load.seen:  # LoadFailed may be lost with whoever was to bring it
+                load.seen, load.begun_at_s = False, now_s
         self._foresee(report.node)
-        return self._answer(now_s) + self._empty_drained(now_s)
+        return self._empty_drained(now_s)
 
-    def _lost(self, node: NodeId, now_s: float) -> list[Order]:
+    def _lose(self, node: NodeId) -> None:
         self._reports.pop(node, None)
         self._view = self._view.without(node)
         for at in [at for at in self._loads if at[0] == node]:
             del self._loads[at]
         for demand in self._demand.values():
             demand.copies.discard(node)
-        return self._place(list(self._asks.values()), now_s)
 
     def _foresee(self, node: NodeId) -> None:
         """Put a node into the view as it will be: ordered loads take their room, their victims are gone."""
@@ -185,105 +183,74 @@ class Placement:
         )
         self._view = self._view.corrected(expected)
 
-    # Asks
+    # Loads
 
-    def _answer(self, now_s: float) -> list[Order]:
-        """Answer the asks that a node can serve now; place those whose load is gone without having been answered."""
-        return self._place(list(self._asks.values()), now_s) if self._asks else []
+    def _place(self, request: RouteRequest, now_s: float) -> NodeId | None:
+        """Where a request is to go that needs a load; None: nobody could do it."""
+        request = self._without_failed(request, now_s)
+        answer = choose_route(self._view, request)
+        if isinstance(answer, Route) and answer.kind == "resident":
+            return answer.node
+        if (node := self._coming(request)) is not None:
+            return node
+        # A load that runs already and will be too small is not overtaken on its own node, if another one can do it.
+        too_small = frozenset(node for node, key in self._loads if key == _key(request))
+        if too_small:
+            elsewhere = choose_route(self._view, replace(request, excluded=request.excluded | too_small))
+            answer = elsewhere if isinstance(elsewhere, Route) else answer
+        if not isinstance(answer, Route):
+            return None
+        if answer.kind == "load":
+            self._expect(answer.node, request, None, now_s)
+        return answer.node
 
-    def _place(self, asks: list[Asked], now_s: float) -> list[Order]:
-        orders: list[Order] = []
-        for asked in asks:
-            if asked.deadline_s <= now_s:
-                orders.append(self._refuse(asked, Refusal("no_node"), now_s))
-                continue
-            request = self._without_failed(asked.request, now_s)
-            # A load that runs already and will be too small is neither joined nor overtaken on its own node.
-            loading = {node for node, key in self._loads if key == _key(request)}
-            answer = choose_route(self._view, request)
-            if (
-                loading
-                and not (isinstance(answer, Route) and answer.kind == "resident")
-                and not self._is_coming(request)
-            ):
-                answer = choose_route(self._view, replace(request, excluded=request.excluded | loading))
-                if isinstance(answer, Refusal):
-                    continue
-            if isinstance(answer, Route) and answer.kind == "resident":
-                del self._asks[asked.ask]
-                orders.append(Placed(asked.ask, answer.node))
-            elif self._is_coming(request):
-                continue
-            elif isinstance(answer, Route):
-                orders += self._order_load(answer.node, request, "asked", now_s, keep_alive_s=asked.keep_alive_s)
-            else:
-                orders.append(self._refuse(asked, answer, now_s))
-        return orders
-
-    def _refuse(self, asked: Asked, refusal: Refusal, now_s: float) -> Refused:
-        del self._asks[asked.ask]
-        said = [failure for (_, key), failure in self._failures.items() if key == _key(asked.request)]
-        return Refused(asked.ask, refusal, max(said)[1] if said else "")
-
-    def _is_coming(self, request: RouteRequest) -> bool:
-        """Whether a load that runs already will do for the request."""
+    def _coming(self, request: RouteRequest) -> NodeId | None:
+        """Where a load that runs already will do for the request."""
         for (node, key), load in self._loads.items():
-            if key == _key(request) and node not in request.excluded and (not request.only or node in request.only):
+            may_go = node not in request.excluded and (not request.only or node in request.only)
+            if key == _key(request) and may_go and self._view.nodes[node].state == "up":
                 asked = load.request
                 enough = request.context_tokens is None or (asked.context_tokens or 0) >= request.context_tokens
                 if enough and (request.parallel or 1) <= (asked.parallel or 1):
-                    return True
-        return False
+                    return node
+        return None
 
-    def _order_load(
-        self,
-        node: NodeId,
-        request: RouteRequest,
-        reason: LoadReason,
-        now_s: float,
-        *,
-        keep_alive_s: float | None = None,
-    ) -> list[Order]:
+    def _order_load(self, node: NodeId, request: RouteRequest, reason: LoadReason, now_s: float) -> list[Order]:
+        victims = self._expect(node, request, reason, now_s)
+        return [
+            *(Unload(node, victim.digest, "room", victim.embedding) for victim in victims),
+            Load(node, request.model, reason, request.embedding, request.context_tokens, request.parallel),
+        ]
+
+    def _expect(
+        self, node: NodeId, request: RouteRequest, reason: LoadReason | None, now_s: float
+    ) -> tuple[ResidentModel, ...]:
+        """Count on a load from now on: it takes its room, and what it displaces is gone. Returns: what that is."""
         report, key = self._view.nodes[node], _key(request)
         footprint = request.footprint or self._view.footprint(request.model)
-        if footprint is None:
-            return []
+        assert footprint is not None  # no route is a load without
         request = replace(request, footprint=footprint)
         held = self._view.holders(request.model).get(node)
         _, _, victims = loading_terms(self._view, report, held, footprint, request)
-        victim_keys = frozenset((victim.digest, victim.embedding) for victim in victims)
-        self._loads[node, key] = _Load(request, reason, now_s, victim_keys)
+        self._loads[node, key] = _Load(
+            request, reason, now_s, frozenset((victim.digest, victim.embedding) for victim in victims)
+        )
         self._foresee(node)
-        return [
-            *(Unload(node, victim.digest, "room", victim.embedding) for victim in victims),
-            Load(
-                node,
-                request.model,
-                reason,
-                request.embedding,
-                request.context_tokens,
-                request.parallel,
-                keep_alive_s,
-            ),
-        ]
+        return victims
 
-    def _failed(self, event: LoadFailed, now_s: float) -> list[Order]:
+    def _fail(self, event: LoadFailed, now_s: float) -> None:
         key = (event.model, event.embedding)
-        if self._loads.pop((event.node, key), None) is None:
-            return []
-        self._note_failure(event.node, key, event.message, now_s)
-        self._foresee(event.node)
-        return self._place([a for a in self._asks.values() if _key(a.request) == key], now_s)
+        if self._loads.pop((event.node, key), None) is not None:
+            self._note_failure(event.node, key, now_s)
+            self._foresee(event.node)
 
-    def _note_failure(self, node: NodeId, key: ResidentKey, message: str, now_s: float) -> None:
-        self._failures[node, key] = (now_s + self._patience.failed_s, message)
+    def _note_failure(self, node: NodeId, key: ResidentKey, now_s: float) -> None:
+        self._failures[node, key] = now_s + self._patience.failed_s
         if demand := self._demand.get(key):
             demand.copies.discard(node)
 
     def _without_failed(self, request: RouteRequest, now_s: float) -> RouteRequest:
-        failed = [
-            node for (node, key), (until_s, _) in self._failures.items() if key == _key(request) and until_s > now_s
-        ]
+        failed = [node for (node, key), until_s in self._failures.items() if key == _key(request) and until_s > now_s]
         return replace(request, excluded=request.excluded.union(failed)) if failed else request
 
     # Drains
@@ -306,7 +273,7 @@ class Placement:
                         ),
                         now_s,
                     )
-                    answer = None if self._is_coming(request) else choose_route(self._view, request)
+                    answer = None if self._coming(request) else choose_route(self._view, request)
                     if isinstance(answer, Route) and answer.kind == "load":
                         orders += self._order_load(answer.node, request, "drained", now_s)
                 elif not is_used:
@@ -318,11 +285,12 @@ class Placement:
     def _tick(self, now_s: float) -> list[Order]:
         self._repeats = {order: at for order, at in self._repeats.items() if now_s - at < self._patience.repeat_s}
         for (node, key), load in list(self._loads.items()):
-            if not load.seen and now_s - load.ordered_at_s > self._patience.unseen_load_s:
+            if not load.seen and now_s - load.begun_at_s > self._patience.unseen_load_s:
                 del self._loads[node, key]
-                self._note_failure(node, key, f"{node} did not answer", now_s)
+                if load.reason is not None:
+                    self._note_failure(node, key, now_s)
                 self._foresee(node)
-        orders = self._answer(now_s) + self._empty_drained(now_s)
+        orders = self._empty_drained(now_s)
         elsewhere: Counter[WeightsDigest] = Counter()
         for report in self._reports.values():
             elsewhere.update(report.waiting)
@@ -355,7 +323,7 @@ class Placement:
     def _forget_idle(self, now_s: float) -> None:
         there = {(m.digest, m.embedding) for report in self._reports.values() for m in report.resident}
         there |= {key for _, key in self._loads}
-        self._failures = {at: failure for at, failure in self._failures.items() if failure[0] > now_s}
+        self._failures = {at: until_s for at, until_s in self._failures.items() if until_s > now_s}
         self._demand = {key: demand for key, demand in self._demand.items() if key in there}
 
     def _again(self, order: Order, now_s: float) -> list[Order]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from coordinator.orders import Asked, NodeLost, Order, Placed, PlacementEvent, Refused, Reported, Tick, Withdrawn
+from coordinator.orders import NodeLost, Order, Placed, PlacementEvent, Reported, Tick
 from coordinator.placement import Placement
 from coordinator.wire import decode_event
 from node.report import decode_report
@@ -29,7 +29,6 @@ Heard: TypeAlias = Literal["heard", "unknown", "stale"]
 SILENT_S = 5.0
 # Somebody else's word that a node is lost does not count against the node's own, given as lately as this.
 FRESH_S = 1.5
-MAX_ASKS = 100_000
 
 
 class Letter(NamedTuple):
@@ -54,7 +53,6 @@ class Switchboard:
         self._agents: dict[NodeId, _Agent] = {}
         # Nodes without an agent: who passes their reports on, and when it did so last.
         self._messengers: dict[NodeId, tuple[NodeId, float]] = {}
-        self._askers: dict[str, NodeId] = {}
 
     @property
     def nodes(self) -> tuple[NodeId, ...]:
@@ -91,7 +89,7 @@ class Switchboard:
             return "unknown", []
         agent.heard_at_s = now_s
         letters: list[Letter] = []
-        for event in self._read(node, report, events, now_s):
+        for event in self._read(node, report, events):
             letters += self._on(node, event, now_s)
         return "heard", letters
 
@@ -104,9 +102,7 @@ class Switchboard:
             letters += self._lose(node, now_s)
         return letters + self._post(self._placement.on(Tick(), now_s))
 
-    def _read(
-        self, node: NodeId, report: bytes | None, events: Iterable[bytes], now_s: float
-    ) -> Iterable[PlacementEvent]:
+    def _read(self, node: NodeId, report: bytes | None, events: Iterable[bytes]) -> Iterable[PlacementEvent]:
         try:
             if report is not None:
                 yield Reported(decode_report(report))
@@ -114,7 +110,7 @@ class Switchboard:
             log.error("the report of node %s can't be read: %s", node, error)
         for body in events:
             try:
-                yield decode_event(body, now_s)
+                yield decode_event(body)
             except msgspec.DecodeError as error:
                 log.error("an event of node %s can't be read: %s", node, error)
 
@@ -129,29 +125,18 @@ class Switchboard:
                 if heard is not None and now_s - heard.heard_at_s < FRESH_S:
                     return []
                 return self._lose(node, now_s)
-            case Asked(ask=ask):
-                if len(self._askers) >= MAX_ASKS:
-                    log.error("too many open asks, one of node %s is dropped", sender)
-                    return []
-                self._askers[ask] = sender
-            case Withdrawn(ask=ask):
-                self._askers.pop(ask, None)
-        return self._post(self._placement.on(event, now_s))
+        return self._post(self._placement.on(event, now_s), asker=sender)
 
     def _lose(self, node: NodeId, now_s: float) -> list[Letter]:
-        """Forget a node; nobody waits there for an answer any more."""
+        """Forget a node."""
         self._agents.pop(node, None)
         self._messengers.pop(node, None)
-        orders: list[Order] = []
-        for ask in [ask for ask, asker in self._askers.items() if asker == node]:
-            del self._askers[ask]
-            orders += self._placement.on(Withdrawn(ask), now_s)
-        return self._post([*orders, *self._placement.on(NodeLost(node), now_s)])
+        return self._post(self._placement.on(NodeLost(node), now_s))
 
-    def _post(self, orders: Iterable[Order]) -> list[Letter]:
+    def _post(self, orders: Iterable[Order], asker: NodeId | None = None) -> list[Letter]:
         letters = []
         for order in orders:
-            to = self._askers.pop(order.ask, None) if isinstance(order, Placed | Refused) else self._way_to(order.node)
+            to = asker if isinstance(order, Placed) else self._way_to(order.node)
             if to is not None:
                 letters.append(Letter(to, order))
         return letters

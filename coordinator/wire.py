@@ -1,11 +1,7 @@
-"""Events and orders as bytes, on their way between a daemon and the coordinator.
-
-A pair of kind and value. Deadlines travel as time left, because the clocks of two machines have nothing in common.
-"""
+"""Events and orders as bytes, on their way between a daemon and the coordinator: a pair of kind and value."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -19,31 +15,27 @@ from coordinator.orders import (
     Order,
     Placed,
     PlacementEvent,
-    Refused,
     Reported,
     Unload,
-    Withdrawn,
 )
 
-EVENTS = (Reported, NodeLost, Asked, Withdrawn, LoadFailed)
-ORDERS = (Load, Unload, Placed, Refused)
+EVENTS = (Reported, NodeLost, Asked, LoadFailed)
+ORDERS = (Load, Unload, Placed)
 _KINDS = {kind.__name__: kind for kind in (*EVENTS, *ORDERS)}
 
 _encode = msgspec.msgpack.Encoder().encode
 _envelope = msgspec.msgpack.Decoder(tuple[str, msgspec.Raw])
 
 
-def encode_event(event: PlacementEvent, now_s: float) -> bytes:
-    """`now_s`: by the clock that the event's deadline was set by."""
-    if isinstance(event, Asked):
-        event = replace(event, deadline_s=event.deadline_s - now_s)
+def encode_event(event: PlacementEvent) -> bytes:
+    """An event as bytes."""
     return _encode((type(event).__name__, event))
 
 
-def decode_event(body: bytes, now_s: float) -> PlacementEvent:
-    """Read an event, its deadline by this machine's clock. Raises msgspec.DecodeError."""
+def decode_event(body: bytes) -> PlacementEvent:
+    """Read an event. Raises msgspec.DecodeError."""
     event: PlacementEvent = _decode(body, EVENTS)
-    return replace(event, deadline_s=event.deadline_s + now_s) if isinstance(event, Asked) else event
+    return event
 
 
 def encode_order(order: Order) -> bytes:

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 
     from api.cluster.placing import Placing
     from api.daemon import Daemon, OwnNode
+    from coordinator.cost import RouteRequest
     from node.devices import MachineSource
     from node.identity import Identity, NodeId
     from node.report import NodeReport
@@ -139,7 +140,13 @@ class ClusterNode:
             on_change=self._take,
         )
         self.dispatcher = Dispatcher(
-            self.measured, self.peers.node, self.view, footprints, limits=self.limits, telemetry=daemon.telemetry
+            self.measured,
+            self.peers.node,
+            self.view,
+            footprints,
+            limits=self.limits,
+            place=self._place,
+            telemetry=daemon.telemetry,
         )
         self.turns = Turns(self.dispatcher, self.view, limit=settings.max_queue, telemetry=daemon.telemetry)
         self._box = CardBox(settings.cache_dir / "cards")
@@ -328,6 +335,9 @@ class ClusterNode:
     def ledger_changed(self) -> None:
         """Signed records were added here: everybody is to know."""
         self.peers.ledger_changed()
+
+    async def _place(self, request: RouteRequest) -> NodeId | None:
+        return await self.placing.place(request) if self.placing is not None else None
 
     # Answers to other nodes
 

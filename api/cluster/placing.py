@@ -9,6 +9,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ from msgspec import Struct
 
 from coordinator.control import ControlPlane, ControlSettings
 from coordinator.election import Alone, Claim, Election, Follow, Form
-from coordinator.orders import Load, LoadFailed, NodeLost, Order, Reported, Unload
+from coordinator.orders import Asked, Load, LoadFailed, NodeLost, Order, Placed, Reported, Unload
 from coordinator.wire import decode_order, encode_order
 from node.errors import NodeError
 from node.identity import UnusableFile, read_private, write_private
@@ -28,6 +30,7 @@ from registry import Model, RegistryError
 
 if TYPE_CHECKING:
     from api.cluster.member import ClusterNode
+    from coordinator.cost import RouteRequest
     from node.identity import NodeId
     from node.peers import Change
     from node.report import NodeReport, WeightsDigest
@@ -35,6 +38,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOK_S = 0.5
+# The coordinator answers within milliseconds. One that does not is not worth waiting for: the node that asks can choose
+# well enough by itself.
+ASK_LIMIT_S = 0.5
 
 
 class FormationAsk(Struct, frozen=True, kw_only=True):
@@ -80,6 +86,8 @@ class Placing:
         self._formations: dict[Claim, Formation] = {}
         self._claim: Claim | None = None
         self._reach = "not started"
+        self._asks: dict[str, asyncio.Future[NodeId | None]] = {}
+        self._ask_numbers = count()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def calls(self) -> dict[str, Call]:
@@ -107,6 +115,24 @@ class Placing:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.control.close()
+
+    async def place(self, request: RouteRequest) -> NodeId | None:
+        """Where the coordinator wants a model loaded for a request; None: it can't say, or not in time."""
+        if self._reach:
+            return None
+        ask = str(next(self._ask_numbers))
+        answer: asyncio.Future[NodeId | None] = asyncio.get_running_loop().create_future()
+        self._asks[ask] = answer
+        # What is cached counts where the model is in memory, and there it is not to be loaded.
+        self.control.tell(Asked(ask, replace(request, prefix_hashes=(), prefix_tokens=())))
+        try:
+            async with asyncio.timeout(ASK_LIMIT_S):
+                return await answer
+        except TimeoutError:
+            log.info("the coordinator did not say in time where to load a model")
+            return None
+        finally:
+            del self._asks[ask]
 
     def take(self, change: Change) -> None:
         """What `node.peers` found out."""
@@ -219,26 +245,28 @@ class Placing:
     # Orders
 
     def _take_order(self, order: Order) -> None:
-        node: NodeId | None = getattr(order, "node", None)
-        if node is not None and node != self._member.me:
-            self._own(self._pass_on(node, order))
+        if isinstance(order, Placed):
+            if (answer := self._asks.get(order.ask)) is not None and not answer.done():
+                answer.set_result(order.node)
+        elif order.node != self._member.me:
+            self._own(self._pass_on(order.node, order))
         else:
             self._own(self._carry_out(order))
 
-    async def _pass_on(self, node: NodeId, order: Order) -> None:
+    async def _pass_on(self, node: NodeId, order: Load | Unload) -> None:
         try:
             await self._member.peers.call(node, "order", OrderAsk(order=encode_order(order)), Done)
         except NodeError as error:
             log.info("order %s not passed on to node %s: %s", type(order).__name__, node, error)
 
-    async def _carry_out(self, order: Order) -> None:
+    async def _carry_out(self, order: Load | Unload) -> None:
         log.info("order %s", order)
         try:
             match order:
                 case Load(model=digest):
                     options = LoadOptions(num_ctx=order.context_tokens, parallel=order.parallel)
                     model = self._model(digest)
-                    await self._member.measured.load(model, options, order.keep_alive_s, embedding=order.embedding)
+                    await self._member.measured.load(model, options, embedding=order.embedding)
                 case Unload(model=digest):
                     for item in self._member.measured.loaded():
                         is_meant = str(item.weights) == digest and item.embedding == order.embedding
@@ -266,7 +294,8 @@ class Placing:
             order = decode_order(ask.order)
         except msgspec.DecodeError as error:
             raise CallRefused(400, str(error)) from None
-        self._own(self._carry_out(order))
+        if not isinstance(order, Placed):
+            self._own(self._carry_out(order))
         return Done()
 
     # What is kept

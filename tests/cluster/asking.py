@@ -53,10 +53,15 @@ def running_on(place: RealNode, other: RealNode) -> tuple[Stream, Stream]:
     return streams
 
 
-def only_loaded_on(place: RealNode, nodes: Sequence[RealNode]) -> None:
-    """Have demo in the memory of one node only, as all of them see it."""
+def unload_everywhere(place: RealNode, nodes: Sequence[RealNode]) -> None:
+    """Have demo in no memory, as all of them see it."""
     place.ask("POST", "/api/chat", {"model": "demo", "keep_alive": 0})
     until(lambda: not any(loaded_on(node, "demo:latest") for node in nodes), what="unloading everywhere")
+
+
+def only_loaded_on(place: RealNode, nodes: Sequence[RealNode]) -> None:
+    """Have demo in the memory of one node only, as all of them see it."""
+    unload_everywhere(place, nodes)
     # Where a request would have it loaded depends on what has run where before.
     place.ask("POST", "/api/cluster/pins", {"model": "demo", "nodes": [place.name]})
     until(lambda: all(loaded_on(node, "demo:latest") == {place.name} for node in nodes), what="loading")

@@ -12,17 +12,14 @@ from coordinator.orders import (
     Order,
     Placed,
     PlacementEvent,
-    Refused,
     Reported,
     Tick,
     Unload,
-    Withdrawn,
 )
 from coordinator.placement import Patience, Placement
-from coordinator.route import Refusal
 from coordinator.view import NodeReport
 from node.footprint import Footprint
-from tests.support.clusters import FOOTPRINT, GIB, ME, MODEL, OTHER, held, loaded, machine, node_id, request
+from tests.support.clusters import GIB, ME, MODEL, OTHER, held, loaded, machine, node_id, request
 
 A, B, C = node_id("a"), node_id("b"), node_id("c")
 FOREVER = float("inf")
@@ -51,103 +48,92 @@ class Owner:
         return orders
 
 
-def asked(ask: str = "1", deadline_s: float = FOREVER, **fields: Any) -> Asked:
-    return Asked(ask, request(10, **fields), deadline_s)
+def asked(ask: str = "1", **fields: Any) -> Asked:
+    return Asked(ask, request(10, **fields))
 
 
-def test_an_ask_for_what_is_in_memory_is_answered_at_once() -> None:
+def test_an_ask_for_what_is_in_memory_is_sent_there() -> None:
     assert Owner(machine("a"), machine("b", loaded())).hears(asked()) == [Placed("1", B)]
 
 
-def test_one_load_however_many_ask_and_all_are_answered_when_it_is_done() -> None:
+def test_one_load_however_many_ask() -> None:
     owner = Owner(machine("a"), machine("b", load_bytes_s=2e9))
-    assert owner.hears(asked("1")) == [Load(B, MODEL, "asked")]
-    assert owner.hears(asked("2")) == []
-    assert owner.reports(machine("b", load_bytes_s=2e9, loading={MODEL: GIB})) == []
-    assert owner.hears(asked("3", context_tokens=None)) == []
-    assert owner.hears(Withdrawn("2")) == []
-    assert owner.reports(machine("b", loaded())) == [Placed("1", B), Placed("3", B)]
+    assert owner.hears(asked("1")) == [Placed("1", B)]
+    # By itself, the second would go where it is cheaper now.
+    owner.reports(machine("a", load_bytes_s=9e9))
+    assert owner.hears(asked("2")) == [Placed("2", B)]
+    owner.reports(machine("b", load_bytes_s=2e9, loading={MODEL: GIB}))
+    assert owner.hears(asked("3", context_tokens=None)) == [Placed("3", B)]
+    owner.reports(machine("b", loaded()))
+    assert owner.hears(asked("4")) == [Placed("4", B)]
     assert owner.ticks(3) == []
+
+
+def test_who_may_not_go_where_it_loads_is_sent_elsewhere() -> None:
+    owner = Owner(machine("a"), machine("b", load_bytes_s=2e9))
+    owner.hears(asked("1"))
+    assert owner.hears(asked("2", excluded=frozenset({B}))) == [Placed("2", A)]
 
 
 def test_a_larger_context_than_the_one_that_loads_is_a_load_of_its_own() -> None:
     owner = Owner(machine("a"), machine("b", load_bytes_s=2e9))
     owner.hears(asked("1", context_tokens=4096))
-    assert owner.hears(asked("2", context_tokens=2048)) == []
-    orders = owner.hears(asked("3", context_tokens=16_384))
-    assert orders == [Load(A, MODEL, "asked", context_tokens=16_384)]
-
-
-def test_what_was_used_least_recently_makes_room() -> None:
-    third = "sha256:" + "3" * 64
-    node = machine("a", loaded(OTHER, idle_s=10.0), loaded(third, idle_s=50.0), free_gib=0.5)  # type: ignore[arg-type]
-    assert Owner(node).hears(asked()) == [Unload(A, third, "room"), Load(A, MODEL, "asked")]
+    assert owner.hears(asked("2", context_tokens=2048)) == [Placed("2", B)]
+    assert owner.hears(asked("3", context_tokens=16_384)) == [Placed("3", A)]
+    # Nobody else is left: the machine at it will load once more.
+    assert owner.hears(asked("4", context_tokens=16_384, only=frozenset({B}))) == [Placed("4", B)]
 
 
 def test_what_is_about_to_leave_serves_nobody_any_more() -> None:
     owner = Owner(machine("a", loaded(OTHER, idle_s=9.0), free_gib=0.5), machine("b", held=(held(OTHER),), free_gib=0))
-    assert owner.hears(asked(only=frozenset({A}))) == [Unload(A, OTHER, "room"), Load(A, MODEL, "asked")]
-    orders = owner.hears(asked("2", model=OTHER))
-    assert [type(order) for order in orders] == [Refused]
+    assert owner.hears(asked(only=frozenset({A}))) == [Placed("1", A)]
+    assert owner.hears(asked("2", model=OTHER)) == [Placed("2", None)]
 
 
 def test_two_loads_are_not_promised_the_same_memory() -> None:
     size = {"footprint": Footprint(file_bytes=GIB, layer_bytes=3 * GIB, train_context_tokens=4096)}
-    node = machine("a", free_gib=4, held=(held(), held(OTHER)))
-    owner = Owner(node)
-    assert owner.hears(asked("1", **size)) == [Load(A, MODEL, "asked")]
-    assert owner.hears(asked("2", model=OTHER, **size)) == [Refused("2", Refusal("no_room", 3 * GIB, GIB))]
+    owner = Owner(machine("a", free_gib=4, held=(held(), held(OTHER))))
+    assert owner.hears(asked("1", **size)) == [Placed("1", A)]
+    assert owner.hears(asked("2", model=OTHER, **size)) == [Placed("2", None)]
 
 
-def test_nobody_can_is_said_with_the_numbers() -> None:
+def test_nobody_can_is_said() -> None:
     owner = Owner(machine("a", free_gib=0.5), machine("b", free_gib=0.7))
-    need = FOOTPRINT.need(4096, 1).total_bytes
-    assert owner.hears(asked()) == [Refused("1", Refusal("no_room", need, int(0.7 * GIB)))]
-
-
-def test_a_failed_load_is_tried_elsewhere_and_then_refused_with_its_message() -> None:
-    owner = Owner(machine("a"), machine("b", load_bytes_s=2e9))
-    assert owner.hears(asked()) == [Load(B, MODEL, "asked")]
-    assert owner.hears(LoadFailed(B, MODEL, "no")) == [Load(A, MODEL, "asked")]
-    assert owner.hears(LoadFailed(A, MODEL, "out of memory")) == [Refused("1", Refusal("no_node"), "out of memory")]
-    assert owner.ticks(61) == []
-    assert owner.hears(asked("2")) == [Load(B, MODEL, "asked")]
+    assert owner.hears(asked()) == [Placed("1", None)]
 
 
 def test_a_failure_that_nobody_ordered_changes_nothing() -> None:
     owner = Owner(machine("a"))
     assert owner.hears(LoadFailed(A, MODEL, "what?")) == []
-    assert owner.hears(asked()) == [Load(A, MODEL, "asked")]
+    assert owner.hears(asked()) == [Placed("1", A)]
 
 
-def test_a_load_lost_with_its_node_is_ordered_elsewhere() -> None:
-    owner = Owner(machine("a"), machine("b", load_bytes_s=2e9))
-    owner.hears(asked())
-    assert owner.hears(NodeLost(B)) == [Load(A, MODEL, "asked")]
+def test_a_promised_load_is_forgotten_with_its_node_its_daemon_or_its_end() -> None:
+    fast = {"load_bytes_s": 2e9}
+    for gone in (
+        NodeLost(B),
+        Reported(machine("b", **fast, started_at=5.0, sequence=9, free_gib=0)),
+        Reported(machine("b", **fast, sequence=9, free_gib=0)),
+    ):
+        owner = Owner(machine("a"), machine("b", **fast))
+        owner.hears(asked("1"))
+        owner.reports(machine("b", **fast, loading={MODEL: GIB}))
+        owner.hears(gone)
+        assert owner.hears(asked("2")) == [Placed("2", A)]
 
 
-def test_a_load_lost_with_its_daemon_is_ordered_anew() -> None:
-    owner = Owner(machine("a"), machine("b", load_bytes_s=2e9))
-    owner.hears(asked())
-    assert owner.reports(machine("b", load_bytes_s=2e9, started_at=5.0)) == [Load(B, MODEL, "asked")]
-
-
-def test_a_load_that_no_report_ever_shows_is_given_up() -> None:
+def test_a_promised_load_that_no_report_ever_shows_is_forgotten_and_held_against_nobody() -> None:
     owner = Owner(machine("a"), machine("b", load_bytes_s=2e9), patience=Patience(unseen_load_s=5))
     owner.hears(asked())
-    assert owner.ticks(7) == [Load(A, MODEL, "asked")]
-
-
-def test_an_ask_ends_with_its_deadline() -> None:
-    owner = Owner(machine("a"))
-    owner.hears(asked(deadline_s=3.5))
-    assert owner.ticks(3) == []
-    assert owner.ticks(1) == [Refused("1", Refusal("no_node"))]
+    owner.reports(machine("a", load_bytes_s=9e9))
+    assert owner.ticks(7) == []
+    assert owner.hears(asked("2")) == [Placed("2", A)]
+    assert owner.hears(asked("3", only=frozenset({B}))) == [Placed("3", B)]
 
 
 def test_a_pinned_model_makes_no_room() -> None:
     owner = Owner(machine("a", loaded(OTHER, pinned=True, idle_s=900.0), free_gib=0.5))
-    assert isinstance(owner.hears(asked())[-1], Refused)
+    assert owner.hears(asked()) == [Placed("1", None)]
 
 
 def test_requests_that_have_waited_longer_than_a_load_takes_bring_a_second_copy() -> None:
@@ -184,10 +170,8 @@ def test_a_copy_is_whole_or_none() -> None:
     busy = loaded(active=4, queued=9)
     part = {"gpu_gib": 1.2, "load_bytes_s": 1e10, "prefill_bytes_s": 1e14}
     assert Owner(machine("a", busy), machine("b", **part)).ticks(3) == []
-    assert Owner(machine("a"), machine("b", **part), machine("c", state="lost")).hears(asked()) == [
-        Load(A, MODEL, "asked")
-    ]
-    assert Owner(machine("b", **part)).hears(asked()) == [Load(B, MODEL, "asked")]
+    assert Owner(machine("a"), machine("b", **part), machine("c", state="lost")).hears(asked()) == [Placed("1", A)]
+    assert Owner(machine("b", **part)).hears(asked()) == [Placed("1", B)]
 
 
 def test_now_and_then_a_request_that_waits_brings_no_copy() -> None:
@@ -241,4 +225,4 @@ def test_a_node_that_was_drained_and_restarted_takes_work() -> None:
     owner = Owner(machine("a", state="draining"))
     owner.hears(NodeLost(A))
     owner.reports(machine("a", started_at=9.0))
-    assert owner.hears(asked("1", only=frozenset({A}))) == [Load(A, MODEL, "asked")]
+    assert owner.hears(asked("1", only=frozenset({A}))) == [Placed("1", A)]

@@ -17,11 +17,9 @@ from coordinator.orders import (
     Order,
     Placed,
     PlacementEvent,
-    Refused,
     Reported,
     Tick,
     Unload,
-    Withdrawn,
 )
 from coordinator.placement import Patience, Placement
 from coordinator.view import HeldModel, NodeReport, RamReport, ResidentModel, WeightsDigest
@@ -60,7 +58,7 @@ class Machine:
     node: NodeId
     copies: dict[WeightsDigest, Copy] = field(default_factory=dict)
     loading: WeightsDigest | None = None
-    inbox: list[tuple[float, Order]] = field(default_factory=list)
+    inbox: list[tuple[float, Load | Unload]] = field(default_factory=list)
     draining: bool = False
     alive: bool = True
     sequence: int = 0
@@ -117,10 +115,9 @@ class PlacementMachine(RuleBasedStateMachine):
         self.now = 0.0
         self.placement = Placement(ME)
         self.machines = {node: Machine(node) for node in NODES}
-        self.open: dict[str, WeightsDigest] = {}
-        self.asks = 0
         self.heard: dict[NodeId, NodeReport] = {}
-        self.ordered: dict[NodeId, dict[WeightsDigest, float]] = {node: {} for node in NODES}
+        # Loads that are expected, ordered or promised.
+        self.expected: dict[NodeId, dict[WeightsDigest, float]] = {node: {} for node in NODES}
         self.drained: set[NodeId] = set()
         for node in NODES:
             self.say(node)
@@ -130,13 +127,8 @@ class PlacementMachine(RuleBasedStateMachine):
     def tell(self, event: PlacementEvent) -> None:
         for order in self.placement.on(event, self.now):
             self.check(order)
-            match order:
-                case Placed(ask) | Refused(ask):
-                    del self.open[ask]  # a KeyError here is an ask answered twice
-                case Load() | Unload():
-                    self.machines[order.node].inbox.append((self.now, order))
-                case _:
-                    pass
+            if not isinstance(order, Placed):
+                self.machines[order.node].inbox.append((self.now, order))
 
     def check(self, order: Order) -> None:
         match order:
@@ -144,36 +136,42 @@ class PlacementMachine(RuleBasedStateMachine):
                 assert self.machines[node].alive
                 assert node in self.heard
                 assert node not in self.drained
-                assert not self.is_ordered(node, model), "ordered twice"
+                assert not self.is_expected(node, model), "ordered twice"
                 assert SIZES[model] <= CAPACITY
-                self.ordered[node][model] = self.now
-                if order.reason == "asked":
-                    others = [n for n in NODES if n != node and self.is_ordered(n, model)]
-                    assert not others, "somebody loads it already"
+                self.expected[node][model] = self.now
             case Unload(node, model, reason):
                 known = [copy for copy in self.heard[node].resident if copy.digest == model]
                 assert known, "not known to be there"
                 assert (known[0].active, known[0].queued) == (0, 0)
                 assert reason == "drained" or not known[0].pinned
-            case Placed(ask, node):
-                assert any(copy.digest == self.open[ask] for copy in self.heard[node].resident)
+            case Placed(model, node) if node is not None:
+                assert self.machines[node].alive
+                assert node in self.heard
                 assert node not in self.drained
-            case Refused(ask, refusal):
-                assert refusal.reason in ("no_room", "no_node")
-            case _:
+                assert SIZES[WeightsDigest(model)] <= CAPACITY
+                if not any(copy.digest == model for copy in self.heard[node].resident):
+                    at_it = [n for n in NODES if self.is_expected(n, WeightsDigest(model))]
+                    assert not at_it or node in at_it, "somebody loads it already"
+                    self.expected[node].setdefault(WeightsDigest(model), self.now)
+            case Placed():
                 pass
 
-    def is_ordered(self, node: NodeId, model: WeightsDigest) -> bool:
-        """Whether a load was ordered and is neither done nor failed, nor given up because no report has shown it."""
-        ordered_at = self.ordered[node].get(model)
+    def is_expected(self, node: NodeId, model: WeightsDigest) -> bool:
+        """Whether a load is neither done nor failed, nor given up because no report has shown it."""
+        begun_at = self.expected[node].get(model)
         seen = node in self.heard and model in self.heard[node].loading
-        return ordered_at is not None and (seen or self.now - ordered_at <= Patience().unseen_load_s)
+        if begun_at is None or node in self.drained:
+            return False
+        return seen or self.now - begun_at <= Patience().unseen_load_s
 
     def say(self, node: NodeId) -> None:
         report = self.machines[node].report(self.now)
+        if (before := self.heard.get(node)) is not None:
+            for model in before.loading.keys() - report.loading.keys():
+                self.expected[node].pop(model, None)
         self.heard[node] = report
         for copy in report.resident:
-            self.ordered[node].pop(copy.digest, None)
+            self.expected[node].pop(copy.digest, None)
         (self.drained.add if report.state == "draining" else self.drained.discard)(node)
         self.tell(Reported(report))
 
@@ -201,7 +199,7 @@ class PlacementMachine(RuleBasedStateMachine):
                 pass
 
     def fail(self, node: NodeId, model: WeightsDigest) -> None:
-        self.ordered[node].pop(model, None)
+        self.expected[node].pop(model, None)
         self.tell(LoadFailed(node, model, "no"))
 
     # Rules
@@ -217,18 +215,25 @@ class PlacementMachine(RuleBasedStateMachine):
                 self.say(node)
         self.tell(Tick())
 
-    @rule(model=st.sampled_from(MODELS), patience_s=st.sampled_from([3.0, 100.0]))
-    def ask(self, model: WeightsDigest, patience_s: float) -> None:
-        self.asks += 1
-        self.open[str(self.asks)] = model
-        self.tell(Asked(str(self.asks), asking(model), self.now + patience_s))
+    @rule(model=st.sampled_from(MODELS), comes=st.booleans())
+    def ask(self, model: WeightsDigest, comes: bool) -> None:
+        """Where to load; the request then comes there, unless whoever asked is gone."""
+        (answer,) = self.placement.on(Asked(model, asking(model)), self.now)
+        self.check(answer)
+        assert isinstance(answer, Placed)
+        if answer.node is not None and comes:
+            self.request(self.machines[answer.node], model)
 
-    @rule(data=st.data())
-    def withdraw(self, data: st.DataObject) -> None:
-        if self.open:
-            ask = data.draw(st.sampled_from(sorted(self.open)))
-            del self.open[ask]
-            self.tell(Withdrawn(ask))
+    def request(self, machine: Machine, model: WeightsDigest) -> None:
+        """As a node's supervisor does: what was not used for longest makes room, as far as it is idle."""
+        if model in machine.copies or machine.loading:
+            return
+        idle = [at for at, copy in machine.copies.items() if not (copy.active or copy.queued or copy.pinned)]
+        idle.sort(key=lambda at: -machine.copies[at].last_used_s)
+        while idle and machine.free() < SIZES[model]:
+            del machine.copies[idle.pop()]
+        if machine.free() >= SIZES[model]:
+            machine.loading = model
 
     @rule(node=st.sampled_from(NODES), fails=st.booleans())
     def node_works(self, node: NodeId, fails: bool) -> None:
@@ -255,7 +260,7 @@ class PlacementMachine(RuleBasedStateMachine):
         if self.machines[node].alive and sum(machine.alive for machine in self.machines.values()) > 1:
             self.machines[node] = Machine(node, alive=False)
             self.heard.pop(node)
-            self.ordered[node] = {}
+            self.expected[node] = {}
             self.tell(NodeLost(node))
 
     @rule(node=st.sampled_from(NODES))
@@ -268,7 +273,7 @@ class PlacementMachine(RuleBasedStateMachine):
     def daemon_restarts_unnoticed(self, node: NodeId) -> None:
         if self.machines[node].alive:
             self.machines[node] = Machine(node, started_at=self.now + 1)
-            self.ordered[node] = {}
+            self.expected[node] = {}
             self.now += 1
             self.say(node)
 
@@ -290,7 +295,7 @@ class PlacementMachine(RuleBasedStateMachine):
             assert promised <= CAPACITY, node
 
     def teardown(self) -> None:
-        """Left alone with live nodes, it answers everybody and empties what is drained."""
+        """Left alone with live nodes, it waits for nothing and empties what is drained."""
         for node in NODES:
             if not self.machines[node].alive:
                 self.node_returns(node)
@@ -303,8 +308,8 @@ class PlacementMachine(RuleBasedStateMachine):
                     self.work(machine.node)
                 self.say(machine.node)
             self.tell(Tick())
-        assert not self.open
         assert not any(machine.inbox or machine.loading for machine in self.machines.values())
+        assert not any(report.loading for report in self.placement.view.nodes.values())
         for node in self.drained:
             assert not self.machines[node].copies
 

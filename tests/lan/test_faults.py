@@ -11,7 +11,7 @@ import pytest
 from cryptography import x509
 
 from node.ray_session.processes import is_alive
-from tests.cluster.asking import loaded_on, only_loaded_on
+from tests.cluster.asking import loaded_on, only_loaded_on, unload_everywhere
 from tests.cluster.real_nodes import await_all_up, until
 from tests.cluster.streams import Stream
 from tests.lan.machines import RAY_LIMIT_S, LanCluster, LanNode
@@ -74,6 +74,16 @@ def test_a_machine_sees_the_cluster_by_multicast_and_joins_by_one_line(cluster: 
         stranger.ask("DELETE", "/api/cluster")
     until(lambda: all(set(node.states()) == {"a", "b", "c"} for node in cluster.nodes), what="parting")
     assert stranger.stop() == 0
+
+
+def test_one_machine_loads_a_model_however_many_are_asked_for_it_at_the_same_moment(cluster: LanCluster) -> None:
+    unload_everywhere(cluster.head, cluster.nodes)
+    cluster.await_placement()
+    loads = sum(node.log.count("loaded model=demo:latest") for node in cluster.nodes)
+    answers = [Stream(node, numbers=20) for node in cluster.nodes]
+    for answer in answers:
+        answer.whole()
+    assert sum(node.log.count("loaded model=demo:latest") for node in cluster.nodes) == loads + 1
 
 
 def test_a_model_that_is_asked_for_more_than_its_machine_can_answer_gains_another_one(cluster: LanCluster) -> None:

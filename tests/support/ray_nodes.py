@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from coordinator.control import ControlPlane, ControlSettings
 from coordinator.cost import RouteRequest
-from coordinator.orders import Asked, Order, Refused
+from coordinator.orders import Asked, Order, Placed
 from node.identity import ClusterRoot, IdentityStore, Membership, NodeKeys, NodeNames, issue_certificate
 from node.ray_session import Formation
 from node.report import NodeReport, WeightsDigest
@@ -95,9 +95,9 @@ class RayNode:
     async def is_answered(self) -> bool:
         """Whether the coordinator answers a question of this node."""
         self.orders.clear()
-        self.control.tell(Asked("ask", RouteRequest(WeightsDigest("sha256:00")), time.monotonic() + 10))
+        self.control.tell(Asked("ask", RouteRequest(WeightsDigest("sha256:00"))))
         await until(lambda: bool(self.orders), 10)
-        return isinstance(self.orders[0], Refused)
+        return self.orders == [Placed("ask", None)]
 
 
 class RayCluster:
