@@ -96,7 +96,7 @@ class Elsewhere(Protocol):
         ...
 
     def may_use(self, name: str) -> bool:
-        """Whether whoever asks may use the model of this name."""
+        """Whether whoever asks may do anything with the model of this name."""
         ...
 
     def stored_here_changed(self) -> None:
@@ -122,8 +122,7 @@ class ModelShelf:
         NotGranted: whoever asks may not use it; Unserved: only machines that can't be reached have it.
         """
         name = ModelName.parse(asked)
-        if self.elsewhere is not None and not self.elsewhere.may_use(str(name)):
-            raise NotGranted(f"this token does not allow model '{str(name)[:128]}'")
+        self.require(name)
         try:
             known = await asyncio.to_thread(self._find, name)
         except ModelNotFound:
@@ -136,6 +135,11 @@ class ModelShelf:
         if (record := REQUEST.get()) is not None:
             record.model = str(known.model.name)
         return known
+
+    def require(self, name: ModelName) -> None:
+        """Raises NotGranted: whoever asks may neither use the model of this name, nor make or remove it."""
+        if self.elsewhere is not None and not self.elsewhere.may_use(str(name)):
+            raise NotGranted(f"this token does not allow model '{str(name)[:128]}'")
 
     def is_here(self, known: KnownModel) -> bool:
         """Whether this machine stores the model; looks at the disk."""

@@ -82,6 +82,8 @@ async def show(request: Request, body: Annotated[ShowBody, json_body(ShowBody)])
 async def copy(request: Request, body: Annotated[CopyBody, json_body(CopyBody)]) -> Response:
     """Give a model a second name."""
     source, target = _name(body.source, "source"), _name(body.destination, "destination")
+    for name in (source, target):
+        daemon_of(request).shelf.require(name)
     try:
         await asyncio.to_thread(daemon_of(request).store.copy, source, target)
     except ModelNotFound:
@@ -97,6 +99,7 @@ async def delete(request: Request, body: Annotated[NamedBody, json_body(NamedBod
     daemon, asked = daemon_of(request), _asked(body)
     try:
         name = ModelName.parse(asked)
+        daemon.shelf.require(name)
         await asyncio.to_thread(daemon.store.delete, name)
     except InvalidModelName:
         raise BadRequest(f'name "{asked[:100]}" is invalid', "model") from None
@@ -113,6 +116,9 @@ async def create(request: Request, body: Annotated[CreateBody, json_body(CreateB
     """Make a model from another one or from uploaded GGUF files."""
     name = ModelName.parse(_asked(body))
     recipe = _recipe(body)
+    for each in (name, recipe.source):
+        if isinstance(each, ModelName):
+            daemon_of(request).shelf.require(each)
     if recipe.template:
         await asyncio.to_thread(_check_template, recipe.template)
     statuses = _create(daemon_of(request), name, recipe)

@@ -71,7 +71,7 @@ class Catalogue:
         return {"model": Call(CardAsk, self._answer)}
 
     def may_use(self, name: str) -> bool:
-        """Whether whoever asks may use the model of this name."""
+        """Whether whoever asks may do anything with the model of this name."""
         grant = ASKER.get()
         return grant is None or grant.allows_model(name)
 

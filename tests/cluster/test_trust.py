@@ -74,6 +74,35 @@ def test_a_token_opens_what_it_was_issued_for_on_every_node_until_it_is_revoked(
     assert made["token"] not in a.log + b.log + c.log
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/api/copy", {"source": "hidden", "destination": "demo-copy"}),
+        ("POST", "/api/copy", {"source": "demo", "destination": "hidden"}),
+        ("POST", "/api/create", {"model": "demo-copy", "from": "hidden"}),
+        ("POST", "/api/create", {"model": "hidden", "from": "demo"}),
+        ("DELETE", "/api/delete", {"model": "hidden"}),
+        ("DELETE", "/api/delete", {"model": "registry.ollama.ai/library/HIDDEN:latest"}),
+        ("POST", "/api/show", {"model": "hidden"}),
+    ],
+)
+def test_a_token_for_some_models_reaches_no_others_by_copying_making_or_deleting(
+    cluster: list[RealNode], method: str, path: str, body: dict[str, str]
+) -> None:
+    a = cluster[0]
+    a.ask("POST", "/api/copy", {"source": "demo", "destination": "hidden"})
+    made = a.ask("POST", "/api/cluster/tokens", {"name": "some", "scopes": ["models", "infer"], "models": ["demo*"]})
+    with client(a, made["token"]) as some:
+        refused = some.request(method, path, json=body)
+        assert (refused.status_code, "does not allow model 'hidden:latest'" in refused.text.lower()) == (403, True)
+        assert some.post("/api/copy", json={"source": "demo", "destination": "demo-own"}).status_code == 200
+        assert some.post("/api/create", json={"model": "demo-own", "from": "demo", "system": "x"}).status_code == 200
+        assert some.request("DELETE", "/api/delete", json={"model": "demo-own"}).status_code == 200
+        assert "demo-copy:latest" not in [model["name"] for model in some.get("/api/tags").json()["models"]]
+    a.ask("DELETE", "/api/cluster/tokens/some")
+    a.ask("DELETE", "/api/delete", {"model": "hidden"})
+
+
 def test_a_tokens_rate_is_enforced(cluster: list[RealNode]) -> None:
     made = cluster[0].ask("POST", "/api/cluster/tokens", {"name": "slow", "rpm": 2})
     with client(cluster[0], made["token"]) as slow:
