@@ -395,7 +395,8 @@ class ClusterNode:
                 self._latest = None
                 if _fingerprint(self.report()) != before:
                     self.peers.beat_now()
-                for node in list(self.view.now.nodes):
+                # A member need not be in the view to have a link: it may never have told us anything.
+                for node in self.endpoints.linked.union(self.view.now.nodes):
                     if node != self.me and self.identity.ledger.is_node_revoked(node):
                         self.view.forget(node)
                         self.endpoints.end_sessions(node)

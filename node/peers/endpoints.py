@@ -72,6 +72,11 @@ class Endpoints:
         call = self.calls.get(path.removeprefix(PREFIX))
         return call is not None and call.open_to_strangers
 
+    @property
+    def linked(self) -> frozenset[NodeId]:
+        """Whose links are open."""
+        return frozenset(session.peer for session in self._sessions)
+
     def end_sessions(self, node: NodeId | None = None) -> None:
         """End the links of one node, or of all."""
         for session in list(self._sessions):

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import ssl
 from pathlib import Path
 
+import aiohttp
 import httpx
 import pytest
 
 from api.app import create_lan_app
 from api.daemon import Daemon
+from node.identity import IdentityStore, Invitation, NodeId, NodeNames, Software
+from node.peers import join_cluster
+from node.peers.link import Link
+from node.peers.wire import UnloadAsk, Unloaded
 from node.settings import Settings
 from node.supervisor import Supervisor
 from registry import ModelStore
@@ -150,6 +156,27 @@ def test_a_machine_that_left_or_was_removed_is_a_stranger_and_can_come_back_by_i
     fresh = a.ask("POST", "/api/cluster/invitations", {})["invitation"]
     c.ask("POST", "/api/cluster/join", {"invitation": fresh})
     await_all_up(cluster)
+
+
+async def test_a_link_ends_with_its_nodes_membership_whatever_that_node_does(
+    cluster: list[RealNode], tmp_path: Path
+) -> None:
+    a, b, _ = cluster
+    line = a.ask("POST", "/api/cluster/invitations", {})["invitation"]
+    identity, _ = await join_cluster(
+        Invitation.parse(line),
+        IdentityStore(tmp_path),
+        node_name="silent",
+        names=NodeNames.of(("127.0.0.14",)),
+        software=Software(ayni=a.ask("GET", "/api/version")["ayni"]),
+    )
+    async with aiohttp.ClientSession() as session:
+        # It never sends a beat, so b has no report of it.
+        link = await Link.open(NodeId(b.nodes()["b"]["id"]), session, b.lan_url, identity.peer_context())
+        assert await link.one(UnloadAsk(link.number(), "none"), Unloaded) == Unloaded(found=False)
+        await asyncio.to_thread(a.ask, "DELETE", f"/api/cluster/nodes/{identity.node_id}")
+        async with asyncio.timeout(5):
+            await link.lost
 
 
 def test_a_name_spreads(cluster: list[RealNode]) -> None:
