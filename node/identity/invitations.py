@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from node.decoding import DECODE_ERRORS
 from node.identity.errors import Forged, InvitationRefused, Malformed, UnusableFile
 from node.identity.files import read_private, write_private
 from node.identity.ids import ClusterId, NodeId, cluster_id_of
@@ -94,7 +95,7 @@ class Invitation:
             signed = msgspec.msgpack.decode(raw, type=Signed)
             fields = msgspec.msgpack.decode(signed.payload, type=_Line)
             verify(public_from_raw(fields.root_key), "invitation", signed)
-        except (binascii.Error, msgspec.MsgspecError, UnicodeError, Malformed):
+        except (binascii.Error, *DECODE_ERRORS, UnicodeError, Malformed):
             raise InvitationRefused("damaged") from None
         except Forged:
             raise InvitationRefused("forged") from None
@@ -170,7 +171,7 @@ class InvitationBook:
         if path.exists():
             try:
                 stored = msgspec.msgpack.decode(read_private(path), type=list[OpenInvitation])
-            except (msgspec.MsgspecError, UnicodeDecodeError):
+            except DECODE_ERRORS:
                 raise UnusableFile(path, "the list of invitations is damaged; remove it") from None
             self._open = {invitation.id: invitation for invitation in stored}
 

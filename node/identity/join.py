@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from msgspec import Meta, Struct
 
+from node.decoding import DECODE_ERRORS
 from node.identity.certificates import NodeNames, check_certificate, issue_certificate
 from node.identity.errors import (
     CertificateFault,
@@ -385,5 +386,5 @@ def _decode_ask(payload: bytes) -> _Ask:
 def _decode(content: bytes, kind: type[T], what: str) -> T:
     try:
         return msgspec.msgpack.decode(content, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except DECODE_ERRORS:
         raise Malformed(what) from None

@@ -17,6 +17,7 @@ from typing import Annotated, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
+from node.decoding import DECODE_ERRORS
 from node.identity.errors import LedgerFull, Malformed, UnusableFile
 from node.identity.files import read_private, write_private
 from node.identity.ids import NodeId, parse_cluster_name
@@ -179,7 +180,7 @@ class Ledger:
         payload = self._anchor.verify("record", signed)
         try:
             return _decoder.decode(payload)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except DECODE_ERRORS:
             raise Malformed("ledger record") from None
 
     def _keep(self, new: dict[bytes, _Entry], now_s: float) -> None:
@@ -203,7 +204,7 @@ class Ledger:
             stored = msgspec.msgpack.decode(read_private(path), type=list[Signed])
             # Every signature was checked before it was written, and whoever can write here can do worse.
             entries = {_key(signed): (signed, _decoder.decode(signed.payload)) for signed in stored}
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except DECODE_ERRORS:
             # Without it revoked tokens would be good again: better no start than that.
             raise UnusableFile(path, "the list of revocations is damaged; copy it from another member") from None
         self._take(_still_matter(entries, now_s))
@@ -224,7 +225,7 @@ def decode_records(content: bytes) -> list[Signed]:
     """Raises Malformed. `Ledger.merge` checks the signatures."""
     try:
         return _records_decoder.decode(content)
-    except msgspec.MsgspecError:
+    except DECODE_ERRORS:
         raise Malformed("ledger") from None
 
 

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.x509.oid import NameOID
 from msgspec import Struct, msgpack
 
+from node.decoding import DECODE_ERRORS
 from node.identity.errors import Forged, Malformed
 from node.identity.ids import ClusterId, cluster_id_of
 from node.identity.keys import (
@@ -146,7 +147,7 @@ class ClusterRoot:
         """Raises: Malformed, Forged: its parts do not belong together."""
         try:
             parts = msgpack.decode(content, type=_RootFile)
-        except ValueError:  # msgspec's errors are, and so is bad UTF-8; their texts may quote what they read
+        except DECODE_ERRORS:  # not chained: their texts may quote what they read
             raise Malformed("root key") from None
         anchor = TrustAnchor.from_pem(parts.authority)
         signing_key, authority_key = identity_key_from_pem(parts.signing), tls_key_from_pem(parts.tls)

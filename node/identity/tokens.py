@@ -24,6 +24,7 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from msgspec import Meta, Struct
 
+from node.decoding import DECODE_ERRORS
 from node.identity.errors import ScopeRefused, TokenFault, TokenRefused
 from node.identity.ids import ClusterId
 from node.identity.root import ClusterRoot, TrustAnchor
@@ -199,7 +200,7 @@ class TokenVerifier:
         try:
             claims = msgspec.json.decode(_bytes(payload), type=_Claims)
             grant = msgspec.convert(_grant(claims), Grant)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except DECODE_ERRORS:
             raise TokenRefused("malformed") from None
         if claims.aud != self._anchor.cluster_id:
             raise TokenRefused("audience")
@@ -253,7 +254,7 @@ def _header_fault(header: str, cluster: ClusterId) -> TokenFault:
     """Why a header is not ours: for the message alone, nothing is decided by it."""
     try:
         stated = msgspec.json.decode(_bytes(header), type=_Header)
-    except (msgspec.MsgspecError, UnicodeDecodeError, TokenRefused):
+    except (*DECODE_ERRORS, TokenRefused):
         return "malformed"
     if stated.alg == "EdDSA" and stated.kid != cluster:
         return "another cluster"

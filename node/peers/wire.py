@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from node import errors
+from node.decoding import DECODE_ERRORS
 from node.jobs import Delta, Done, Embedded, EmbedJob, Failed, Job, Rendered
 from node.peers.errors import ModelNotThere, PeerLost
 from node.supervisor import LoadedModel, LoadOptions
@@ -128,8 +129,8 @@ class Down(Struct, frozen=True, array_like=True):
 encode = msgspec.msgpack.Encoder().encode
 _decode_up = msgspec.msgpack.Decoder(Up).decode
 _decode_down = msgspec.msgpack.Decoder(tuple[Down, ...]).decode
-# What decoding hostile bytes may raise: text that is no UTF-8, endless nesting, a name that is none.
-_NONSENSE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, RegistryError)
+# A name in them may be none.
+_NONSENSE = (*DECODE_ERRORS, RegistryError)
 
 
 def decode_up(body: bytes) -> Up:

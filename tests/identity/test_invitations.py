@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,12 @@ def test_a_line_wrapped_by_a_mail_program_is_still_read(book: InvitationBook, ro
     assert Invitation.parse(f"  {wrapped}\r\n") == made
 
 
+# A list of three, the last of which has no end: too deep to be skipped.
+NESTED = PREFIX + base64.urlsafe_b64encode(b"\x93\xc4\x00\xc4\x00" + b"\x91" * 2500 + b"\x90").rstrip(b"=").decode()
+
+
 @pytest.mark.parametrize(
-    "text", ["", "hello", PREFIX, PREFIX + "AAAA", PREFIX + "!!", "x" * 5000, PREFIX + "é", "\ud800"]
+    "text", ["", "hello", PREFIX, PREFIX + "AAAA", PREFIX + "!!", "x" * 5000, PREFIX + "é", "\ud800", NESTED]
 )
 def test_what_is_no_invitation_is_called_damaged(text: str) -> None:
     assert reason(Invitation.parse, text) == "damaged"

@@ -222,12 +222,25 @@ def test_a_removal_withdraws_the_invitations_of_every_member(world: Any, first: 
     assert answer(second, world.ask(later, now_s=NOW_S + 2).request, now_s=NOW_S + 2)
 
 
+# A field that nobody knows and that has no end.
+NESTED = b"\x81\xa1x" + b"\x91" * 2500 + b"\x90"
+
+
 @pytest.mark.parametrize(
-    "content", [b"", b"\xc1", b"\x80", b"\x93\x01\x02\x03", b"\xdf\xff\xff\xff\xff", bytes(MAX_REQUEST_BYTES + 1)]
+    "content",
+    [b"", b"\xc1", b"\x80", b"\x93\x01\x02\x03", b"\xdf\xff\xff\xff\xff", NESTED, bytes(MAX_REQUEST_BYTES + 1)],
 )
 def test_bytes_that_are_no_request_are_refused(content: bytes) -> None:
     with pytest.raises(Malformed):
         decode_join_request(content)
+
+
+def test_a_request_whose_signed_part_is_nested_without_end_is_refused(world: Any, first: Identity) -> None:
+    invitation = world.invite(first)
+    request = world.ask(invitation).request
+    forged = replace(request, ask=replace(request.ask, payload=NESTED), proof=invitation.proof(NESTED))
+    with pytest.raises(Malformed):
+        first.answer_join(forged, software=SOFTWARE, now_s=NOW_S)
 
 
 def test_keys_of_the_wrong_kind_are_refused(world: Any, first: Identity) -> None:

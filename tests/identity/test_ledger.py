@@ -192,7 +192,11 @@ def test_every_member_can_list_the_tokens_but_has_none_of_them(root: ClusterRoot
     assert not [token for token in tokens if token.text.rpartition(".")[2].encode() in shown]
 
 
-@pytest.mark.parametrize("content", [b"", b"\xc1", b"\x01", b"\x91\x92\x01\x02", b"\xdd\xff\xff\xff\xff"])
+# One record with a third part that nobody reads and that has no end.
+NESTED = b"\x91\x93\xc4\x00\xc4\x00" + b"\x91" * 2500 + b"\x90"
+
+
+@pytest.mark.parametrize("content", [b"", b"\xc1", b"\x01", b"\x91\x92\x01\x02", b"\xdd\xff\xff\xff\xff", NESTED])
 def test_bytes_that_are_no_records_are_refused(content: bytes) -> None:
     with pytest.raises(Malformed):
         decode_records(content)

@@ -233,6 +233,15 @@ def test_what_is_no_token_is_refused(root: ClusterRoot, text: str) -> None:
     assert reason(verifier_of(root), text) == "malformed"
 
 
+def test_nesting_without_end_is_refused_in_the_header_and_under_a_genuine_signature(root: ClusterRoot) -> None:
+    nested = segment(b'{"a":' + b"[" * 2500 + b"]" * 2500 + b"}")
+    assert reason(verifier_of(root), f"{nested}.e30.{'A' * 86}") == "malformed"
+    signed_part = f"{issue(root).text.split('.')[0]}.{nested}"
+    assert reason(verifier_of(root), f"{signed_part}.{segment(root.signing_key.sign(signed_part.encode()))}") == (
+        "malformed"
+    )
+
+
 def test_another_spelling_of_the_same_bytes_is_refused(root: ClusterRoot) -> None:
     text = issue(root).text
     signed_part, _, signature = text.rpartition(".")
