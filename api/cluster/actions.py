@@ -43,17 +43,11 @@ def rename(member: ClusterNode, name: str) -> None:
 
 def invite(member: ClusterNode, *, expires_s: float, uses: int) -> dict[str, Any]:
     """Make an invitation."""
-    with in_words():
-        root = member.identity.need_root()
     try:
-        invitation = member.identity.invitations.invite(
-            root,
-            cluster_name=member.identity.cluster_name,
-            addresses=member.addresses[:16],
-            lifetime_s=expires_s,
-            now_s=time.time(),
-            uses=uses,
-        )
+        with in_words():
+            invitation = member.identity.invite(
+                member.addresses[:16], lifetime_s=expires_s, now_s=time.time(), uses=uses
+            )
     except ValueError as error:
         raise BadRequest(str(error)) from None
     expires_at = datetime.fromtimestamp(invitation.expires_at_s, UTC)

@@ -120,6 +120,8 @@ class OpenInvitation(Struct, frozen=True, kw_only=True):
 
     Attributes:
         keeper: who joins by it gets the root key.
+        removals: how many nodes were known to be removed when it was made. Whoever is removed later may know the line,
+            so it counts only as long as that number stands. (Whether it does, no clock has to say.)
         joined: who did; asking again, after a lost answer, is not another use.
         requests: hashes of the requests that were answered; the same bytes are not answered twice.
     """
@@ -129,7 +131,7 @@ class OpenInvitation(Struct, frozen=True, kw_only=True):
     expires_at_s: int
     uses: int
     keeper: bool
-    made_at_s: float
+    removals: int = 0
     joined: tuple[NodeId, ...] = ()
     requests: tuple[bytes, ...] = ()
 
@@ -185,8 +187,9 @@ class InvitationBook:
         now_s: float,
         uses: int = 1,
         keeper: bool = True,
+        removals: int = 0,
     ) -> Invitation:
-        """Make an invitation.
+        """Make an invitation. `removals` as in `OpenInvitation`; `node.identity.Identity.invite` fills it in.
 
         Raises: ValueError: something in it is out of its bounds; the text says what.
         """
@@ -216,7 +219,7 @@ class InvitationBook:
                 expires_at_s=line.expires_at_s,
                 uses=uses,
                 keeper=keeper,
-                made_at_s=now_s,
+                removals=removals,
             ),
             now_s=now_s,
         )

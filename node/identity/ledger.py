@@ -2,15 +2,16 @@
 
 The ledger is a set that only grows by records the root signed, so two ledgers are merged in any order, any number of
 times, with one result, and a node that was switched off catches up. `fingerprint` tells in 16 bytes whether two
-ledgers differ: peers exchange it with each heartbeat, and records only when it does. A record that can have no effect
-any more (the token that it revoked has expired) is dropped everywhere by the same rule.
+ledgers differ: peers exchange it with each heartbeat, and records only when it does. Revocations are kept for ever, as
+a clock that was wrong once must not make anything good again; people make few. What only lists a token is dropped
+everywhere by the same rule once that has expired.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Set
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -18,7 +19,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from node.decoding import DECODE_ERRORS
-from node.identity.errors import LedgerFull, Malformed, UnusableFile
+from node.identity.errors import Forged, LedgerFull, Malformed, UnusableFile
 from node.identity.files import read_private, write_private
 from node.identity.ids import NodeId, parse_cluster_name
 from node.identity.root import ClusterRoot, TrustAnchor
@@ -30,7 +31,7 @@ MAX_RECORD_BYTES = 16 << 10
 MAX_LISTED_TOKENS = 20_000
 # Of one message from a peer. Checking a signature takes up to 0.2 ms, and nobody else is served meanwhile.
 MAX_RECORDS = 2000
-# A record about a token outlives the token by this much, so that clocks that differ do not matter.
+# A token is listed for so long after its end, so that clocks that differ do not matter.
 MARGIN_S = 86400.0
 
 
@@ -38,11 +39,13 @@ class TokenRevoked(Struct, frozen=True, kw_only=True, tag="token revoked"):
     """The token is refused from now on."""
 
     token_id: Annotated[str, Meta(max_length=64)]
-    expires_at_s: int
 
 
 class NodeRevoked(Struct, frozen=True, kw_only=True, tag="node revoked"):
-    """The node is no member any more, whatever certificate it shows; its id never comes back."""
+    """The node is no member any more, whatever certificate it shows; its id never comes back.
+
+    `at_ms` is by the clock of the machine that removed it, and so nothing depends on it.
+    """
 
     node: Annotated[str, Meta(max_length=16)]
     at_ms: int
@@ -77,8 +80,7 @@ class Ledger:
         self._path = path
         self._records: dict[bytes, _Entry] = {}
         self._revoked_tokens: set[str] = set()
-        self._revoked_nodes: set[str] = set()
-        self._last_removal_s = -math.inf
+        self._removals: dict[NodeId, Signed] = {}
         self._fingerprint: bytes | None = None
         self._next_end_s = math.inf
         if path is not None and path.exists():
@@ -90,12 +92,16 @@ class Ledger:
 
     def is_node_revoked(self, node: NodeId) -> bool:
         """Whether this node was removed, or left."""
-        return node in self._revoked_nodes
+        return node in self._removals
+
+    def removal_of(self, node: NodeId) -> Signed | None:
+        """The record by which this node was removed, which proves it to anybody; None: it was not."""
+        return self._removals.get(node)
 
     @property
-    def last_removal_s(self) -> float:
-        """When a node was last removed; -inf: never."""
-        return self._last_removal_s
+    def removed_nodes(self) -> Set[NodeId]:
+        """All that were ever removed, or left, as far as is known here."""
+        return self._removals.keys()
 
     def tokens(self) -> list[Grant]:
         """Every token that was issued and has not long expired, oldest first, revoked ones included."""
@@ -127,13 +133,8 @@ class Ledger:
         return [signed for signed, _ in missing[:MAX_RECORDS]]
 
     def revoke_token(self, root: ClusterRoot, token_id: str, *, now_s: float) -> Signed:
-        """Refuse a token from now on, here at once and elsewhere when the record arrives.
-
-        A token that is not listed is revoked for ten years, as its end is not known.
-        """
-        known = next((grant for grant in self.tokens() if grant.token_id == token_id), None)
-        expires_at_s = known.expires_at_s if known else int(now_s) + 10 * 365 * 86400
-        return self._write(root, TokenRevoked(token_id=token_id, expires_at_s=expires_at_s), now_s)
+        """Refuse a token from now on, here at once and elsewhere when the record arrives."""
+        return self._write(root, TokenRevoked(token_id=token_id), now_s)
 
     def revoke_node(self, root: ClusterRoot, node: NodeId, *, now_s: float) -> Signed:
         """Make a node a stranger."""
@@ -193,18 +194,18 @@ class Ledger:
     def _take(self, records: dict[bytes, _Entry]) -> None:
         self._records = records
         self._revoked_tokens = {entry.token_id for _, entry in records.values() if isinstance(entry, TokenRevoked)}
-        removals = [entry for _, entry in records.values() if isinstance(entry, NodeRevoked)]
-        self._revoked_nodes = {removal.node for removal in removals}
-        self._last_removal_s = max((removal.at_ms / 1000 for removal in removals), default=-math.inf)
+        self._removals = {
+            NodeId(record.node): signed for signed, record in records.values() if isinstance(record, NodeRevoked)
+        }
         self._next_end_s = min((_end_s(entry) for _, entry in records.values()), default=math.inf)
         self._fingerprint = None
 
     def _load(self, path: Path, now_s: float) -> None:
         try:
             stored = msgspec.msgpack.decode(read_private(path), type=list[Signed])
-            # Every signature was checked before it was written, and whoever can write here can do worse.
-            entries = {_key(signed): (signed, _decoder.decode(signed.payload)) for signed in stored}
-        except DECODE_ERRORS:
+            # Signatures too: what a failing disk has altered, others would refuse, and all that is told with it.
+            entries = {_key(signed): (signed, self._check(signed)) for signed in stored}
+        except (*DECODE_ERRORS, Malformed, Forged):
             # Without it revoked tokens would be good again: better no start than that.
             raise UnusableFile(path, "the list of revocations is damaged; copy it from another member") from None
         self._take(_still_matter(entries, now_s))
@@ -241,8 +242,6 @@ def _still_matter(records: dict[bytes, _Entry], now_s: float) -> dict[bytes, _En
 def _end_s(record: Record) -> float:
     """From when on a record has no effect."""
     match record:
-        case TokenRevoked(expires_at_s=expires_at_s):
-            return expires_at_s + MARGIN_S
         case TokenIssued(grant=grant):
             return grant.expires_at_s + MARGIN_S
         case _:

@@ -14,7 +14,7 @@ cluster/identity/   ca.pem         the cluster's certificate; public
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,7 +41,7 @@ from node.identity.files import (
     write_private,
 )
 from node.identity.ids import ClusterId, NodeId, parse_cluster_name
-from node.identity.invitations import InvitationBook
+from node.identity.invitations import Invitation, InvitationBook
 from node.identity.join import JoinAnswer, Joined, JoinRequest, Membership, Software, answer_join, answer_renewal
 from node.identity.keys import NodeKeys, identity_key_from_pem, private_pem, tls_key_from_pem
 from node.identity.ledger import Ledger
@@ -130,11 +130,25 @@ class Identity:
         """For dialling members; see `node.identity.tls.peer_context`."""
         return peer_context(self.anchor, self.certificate_path, self.key_path)
 
+    def invite(
+        self, addresses: Collection[str], *, lifetime_s: float, now_s: float, uses: int = 1, keeper: bool = True
+    ) -> Invitation:
+        """Make an invitation, which is withdrawn when a node is removed. Raises NotKeeper, ValueError."""
+        return self.invitations.invite(
+            self.need_root(),
+            cluster_name=self.cluster_name,
+            addresses=addresses,
+            lifetime_s=lifetime_s,
+            now_s=now_s,
+            uses=uses,
+            keeper=keeper,
+            removals=len(self.ledger.removed_nodes),
+        )
+
     def answer_join(self, request: JoinRequest, *, software: Software, now_s: float) -> Joined:
         """Let a machine in; the invitation's use is on disk when this returns. Raises what `join.answer_join` does."""
         invitation = self.invitations.find(request.invitation)
-        if invitation.made_at_s <= self.ledger.last_removal_s:
-            # Whichever member made it: the machine that was removed may know the line.
+        if invitation.removals != len(self.ledger.removed_nodes):
             raise InvitationRefused("unknown")
         joined = answer_join(
             request,
@@ -187,7 +201,7 @@ class Identity:
         self.certificate = certificate
 
     def remove_node(self, node: NodeId, *, now_s: float) -> Signed:
-        """Revoke a member, and with it all invitations that were made until now, anywhere. Raises NotKeeper."""
+        """Revoke a member, and with it all invitations made by members that do not know of it yet. Raises NotKeeper."""
         return self.ledger.revoke_node(self.need_root(), node, now_s=now_s)
 
 

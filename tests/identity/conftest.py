@@ -59,15 +59,7 @@ class World:
     def invite(
         self, member: Identity, *, uses: int = 1, keeper: bool = True, now_s: float = NOW_S, lifetime_s: float = 900
     ) -> Invitation:
-        return member.invitations.invite(
-            member.need_root(),
-            cluster_name=member.cluster_name,
-            addresses=["198.18.77.11:11435"],
-            lifetime_s=lifetime_s,
-            now_s=now_s,
-            uses=uses,
-            keeper=keeper,
-        )
+        return member.invite(["198.18.77.11:11435"], lifetime_s=lifetime_s, now_s=now_s, uses=uses, keeper=keeper)
 
     def ask(
         self,

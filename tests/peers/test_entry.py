@@ -26,15 +26,7 @@ NAMES = NodeNames.of((ADDRESSES[2],))
 
 
 def invite(node: LanNode, *, addresses: tuple[str, ...] = (), uses: int = 1, keeper: bool = True) -> Invitation:
-    made = node.identity.invitations.invite(
-        node.identity.need_root(),
-        cluster_name="home",
-        addresses=(*addresses, node.address),
-        lifetime_s=60,
-        now_s=time.time(),
-        uses=uses,
-        keeper=keeper,
-    )
+    made = node.identity.invite((*addresses, node.address), lifetime_s=60, now_s=time.time(), uses=uses, keeper=keeper)
     return Invitation.parse(made.text)
 
 
