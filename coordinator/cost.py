@@ -47,6 +47,7 @@ class RouteRequest:
         context_tokens, parallel: asked for; None: whatever the node thinks right.
         footprint: None: as one of the model's holders has told; if none has, only nodes that have it in memory can.
         spares_s: models used within this time are not unloaded for it.
+        even_draining: nodes that take nothing new may be asked too, for what they have in memory.
         excluded: nodes not to be asked (they have just failed, or refused). `only`: no others; empty: all.
     """
 
@@ -59,6 +60,7 @@ class RouteRequest:
     embedding: bool = False
     footprint: Footprint | None = None
     spares_s: float = 0.0
+    even_draining: bool = False
     excluded: frozenset[str] = frozenset()
     only: frozenset[str] = frozenset()
 

@@ -13,13 +13,13 @@ The same methods as one machine's supervisor, so that whatever asks need not kno
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-import math
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
@@ -29,13 +29,14 @@ from coordinator.cluster_view import ClusterView
 from coordinator.cost import RouteRequest
 from coordinator.explain import explain_refusal, route_header
 from coordinator.footprints import Footprints
-from coordinator.resume import GivenUp, Stream
+from coordinator.resume import Stream
 from coordinator.route import Refusal, Route, choose_route
+from coordinator.trail import SECOND_CHANCE_S, Trail
 from coordinator.view import WeightsDigest
-from node.errors import Closing, DoesNotFit, JobFailed, LoadError, NodeError, QueueFull, RunnerLost, Unserved
+from node.errors import DoesNotFit, NodeError, Unserved
 from node.fingerprint import Marks, fingerprint
 from node.jobs import Done, Embedded, EmbedJob, Event, Job, Rendered
-from node.peers import ModelNotThere, PeerError, PeerLost, PeerUnreachable, Serves
+from node.peers import PeerError, PeerLost, Serves
 from node.route_trace import ROUTE_TRACE
 from node.telemetry import NO_TRACER, Span, Telemetry
 from node.telemetry.gen_ai import operation_of, request_attributes
@@ -53,10 +54,6 @@ AnyJob = TypeVar("AnyJob", Job, EmbedJob)
 
 # How long a request that lost its node waits for another one to take it.
 WAIT_LIMIT_S = 60.0
-# A node that has just failed is asked again after this, if nobody else can: by then it is known to be down, or back.
-SECOND_CHANCE_S = 0.5
-# The longest that a node which said it was full is left alone.
-FULL_LIMIT_S = 10.0
 
 
 class LocalNode(Serves, Protocol):
@@ -65,53 +62,6 @@ class LocalNode(Serves, Protocol):
     def loaded(self) -> list[LoadedModel]:
         """The models in memory now."""
         ...
-
-
-@dataclass(slots=True)
-class _Trail:
-    """Where one request has been, and how that went; `told`: why it is where it is now."""
-
-    told: str = ""
-    last_error: str = ""
-    failed: set[NodeId] = field(default_factory=set)
-    refused: set[NodeId] = field(default_factory=set)
-    full_until_s: dict[NodeId, float] = field(default_factory=dict)
-    first_refusal: NodeError | None = None
-    last_loss: NodeError | None = None
-    lost_at_s: float = 0.0
-
-    def take(self, node: NodeId, error: NodeError, now_s: float) -> bool:
-        """Note a failure; False: nobody could do better."""
-        self.last_error = type(error).__name__
-        match error:
-            case PeerUnreachable() | PeerLost() | RunnerLost() | Closing():
-                if not self.failed:
-                    self.lost_at_s = now_s
-                self.failed.add(node)
-                self.last_loss = error
-            case QueueFull():
-                self.full_until_s[node] = now_s + min(error.retry_after_s, FULL_LIMIT_S)
-                self.first_refusal = self.first_refusal or error
-            case LoadError() | ModelNotThere() | PeerError():
-                self.refused.add(node)
-                self.first_refusal = self.first_refusal or error
-            case JobFailed():
-                if error.failed.kind != "internal":
-                    return False
-                self.failed.add(node)
-                self.last_loss = error
-            case _:
-                return False
-        return True
-
-    def excluded(self, now_s: float) -> frozenset[NodeId]:
-        """Nodes not to be asked now."""
-        return frozenset(self.failed | self.refused | {n for n, end_s in self.full_until_s.items() if end_s > now_s})
-
-    def error(self) -> NodeError | None:
-        """What to tell the client; errors between nodes are put into words it can do something with."""
-        error = self.first_refusal or self.last_loss
-        return Unserved(str(error)) if isinstance(error, PeerError) else error
 
 
 class Dispatcher:
@@ -154,12 +104,10 @@ class Dispatcher:
         # Milliseconds on a prompt of a megabyte, and next to nothing on a usual one.
         marks = fingerprint(job.prompt)
         request = await self._request(model, options, marks, embedding=False)
-        stream = Stream(job, now_s=time.monotonic(), deadline_s=math.inf, seed=secrets.randbits(31))
-        trail = _Trail()
+        stream = Stream(job, now_s=time.monotonic(), seed=secrets.randbits(31))
+        trail = Trail(self._wait_limit_s)
         while True:
-            attempt = stream.begin(time.monotonic())
-            if isinstance(attempt, GivenUp):
-                raise trail.error() or Unserved(f"given up ({attempt.why})")
+            attempt = stream.begin()
             node = await self._place(model, request, trail)
             if attempt.number > 1:
                 log.info("stream goes on node=%s model=%s tokens=%d", node, model.name, len(stream.delivered_tokens))
@@ -181,7 +129,7 @@ class Dispatcher:
                 error: NodeError = PeerLost(node, "its answer ended early")
             except NodeError as failure:
                 error = failure
-            self._fail(trail, node, error)
+            self._fail(trail, node, error, fruitful=stream.is_fruitful)
 
     async def embed(
         self, model: Model, job: EmbedJob, options: LoadOptions, keep_alive_s: float | None = None
@@ -239,15 +187,15 @@ class Dispatcher:
         job: EmbedJob | None = None,
     ) -> Result:
         """Ask one node after the other until one answers; `job`: whose attempts are to be traced."""
-        trail = _Trail()
-        for number in range(1, max(2, len(self._cluster.now.nodes)) + 2):
+        trail = Trail(self._wait_limit_s)
+        for number in itertools.count(1):
             node = await self._place(model, request, trail)
             try:
                 with self._span(node, model, job, trail, number) as span:
                     return await ask(self._serves(node), span)
             except NodeError as error:
                 self._fail(trail, node, error)
-        raise trail.error() or Unserved("no node could do it")
+        raise AssertionError("unreachable")
 
     async def _request(self, model: Model, options: LoadOptions, marks: Marks, *, embedding: bool) -> RouteRequest:
         digest = WeightsDigest(str(model.weights_digest))
@@ -266,13 +214,17 @@ class Dispatcher:
             footprint=footprint,
         )
 
-    async def _place(self, model: Model, request: RouteRequest, trail: _Trail) -> NodeId:
+    async def _place(self, model: Model, request: RouteRequest, trail: Trail) -> NodeId:
         """The node to ask next. Raises what the client is to be told, where there is none and none comes."""
         while True:
             view = self._cluster.now
             excluded = trail.excluded(time.monotonic())
             asked = replace(request, excluded=excluded) if excluded else request
             route = choose_route(view, asked)
+            if isinstance(route, Refusal) and trail.has_lost:
+                # It has begun, and is better off on a machine that takes nothing new than nowhere.
+                draining = choose_route(view, replace(asked, even_draining=True))
+                route = draining if isinstance(draining, Route) else route
             if not isinstance(route, Refusal):
                 if route.kind == "load" and route.node not in view.loading(request.model):
                     route = await self._agreed(route, asked)
@@ -287,13 +239,11 @@ class Dispatcher:
                 return route.node
             if route.reason in ("unknown_model", "unknown_size") and view.me not in excluded:
                 return view.me  # it was found on this machine's disk, whatever the reports say by now
-            waited_s = time.monotonic() - trail.lost_at_s
-            if trail.last_loss is None or waited_s > self._wait_limit_s or self._given_up:
+            if not trail.waits(time.monotonic()) or self._given_up:
                 self._telemetry.metrics.not_routed(str(model.name), route.reason)
                 raise trail.error() or _refused(route, model)
             await self._cluster.changed(SECOND_CHANCE_S)
-            if time.monotonic() - trail.lost_at_s > SECOND_CHANCE_S:
-                trail.failed.clear()
+            trail.give_second_chance(time.monotonic())
 
     async def _agreed(self, route: Route, request: RouteRequest) -> Route:
         """The load as the coordinator wants it, who knows of those that others are about to begin."""
@@ -303,18 +253,18 @@ class Dispatcher:
         there = choose_route(self._cluster.now, replace(request, only=frozenset((node,))))
         return there if isinstance(there, Route) else route
 
-    def _fail(self, trail: _Trail, node: NodeId, error: NodeError) -> None:
-        """Note the failure of a node. Raises it, where nobody could do better."""
-        log.info("request failed node=%s error=%s", node, type(error).__name__)
-        if not trail.take(node, error, time.monotonic()):
-            raise error
+    def _fail(self, trail: Trail, node: NodeId, error: NodeError, *, fruitful: bool = False) -> None:
+        """Note the failure of a node. Raises what the client is to be told, where nobody could do better."""
+        log.info("request failed node=%s error=%s reason=%s", node, type(error).__name__, error)
+        if not trail.take(node, error, time.monotonic(), fruitful=fruitful):
+            raise Unserved(str(error)) if isinstance(error, PeerError) else error
         if self._given_up:
             raise trail.error() or error
 
     def _serves(self, node: NodeId) -> Serves:
         return self._local if node == self._cluster.now.me else self._remote(node)
 
-    def _span(self, node: NodeId, model: Model, job: Job | EmbedJob | None, trail: _Trail, number: int) -> Span:
+    def _span(self, node: NodeId, model: Model, job: Job | EmbedJob | None, trail: Trail, number: int) -> Span:
         """The span of asking one node; of what has no job, one that nobody keeps."""
         view = self._cluster.now
         if job is None:

@@ -1,24 +1,20 @@
 """One client's stream over as many machines as it takes: what was delivered, and the job that goes on after it.
 
-Pure state, time passed in: events of attempts go in, events for the client come out, and when an attempt breaks
-`resume` says what to ask of the next machine. The rule that makes it exact: what a runner has sent is a function of
-the tokens it has consumed, so a runner that is forced through the same tokens continues with the same text.
+Pure state, time passed in: events of attempts go in, events for the client come out, and `begin` says what to ask of
+the first machine and of each next one. Whether there is to be a next one is for `coordinator.trail` to say. The rule
+that makes it exact: what a runner has sent is a function of the tokens it has consumed, so a runner that is forced
+through the same tokens continues with the same text.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 from msgspec.structs import replace
 
 from node.jobs import Delta, Done, Event, Failed, Job, Sampling
 
-# An attempt that delivers something is not counted, so a long answer survives any number of lost machines.
-MOST_FRUITLESS_ATTEMPTS = 4
 _NS = 1_000_000_000
-
-GivenUpWhy: TypeAlias = Literal["deadline", "attempts", "ended"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +25,6 @@ class Attempt:
     job: Job
 
 
-@dataclass(frozen=True, slots=True)
-class GivenUp:
-    """No further attempt: the client gets an error in its stream, unless the stream had `ended`."""
-
-    why: GivenUpWhy
-
-
 class Stream:
     """A job on its way to one client.
 
@@ -43,22 +32,16 @@ class Stream:
     call followed). It is not passed on before the `Done` behind it, because the next machine would send it again.
     """
 
-    def __init__(self, job: Job, *, now_s: float, deadline_s: float, seed: int) -> None:
-        """Begin.
-
-        Args:
-            deadline_s: the time after which no new attempt is begun.
-            seed: of the sampler where the job names none, so that all attempts draw alike.
-        """
+    def __init__(self, job: Job, *, now_s: float, seed: int) -> None:
+        """Begin. `seed`: of the sampler where the job names none, so that all attempts draw alike."""
         sampling = job.sampling if job.sampling.seed is not None else _seeded(job.sampling, seed)
         self._job = replace(job, sampling=sampling)
         self._started_s = now_s
         self._first_token_s: float | None = None
-        self._deadline_s = deadline_s
         self._delivered: list[int] = list(job.resume)
         self._held_back: list[Delta] = []
         self._attempt = 0
-        self._fruitless = 0
+        self._fruitful = False
         self._ended = False
 
     @property
@@ -71,20 +54,19 @@ class Stream:
         """Ids that the client's text is made of so far."""
         return tuple(self._delivered)
 
-    def begin(self, now_s: float) -> Attempt | GivenUp:
+    @property
+    def is_fruitful(self) -> bool:
+        """Whether the present attempt has delivered something."""
+        return self._fruitful
+
+    def begin(self) -> Attempt:
         """The next attempt: the first one, or what goes on after the tokens delivered so far.
 
         The job keeps its budget, which counts the resumed tokens. Its id differs in each attempt, so that a machine
         that was asked before can't mistake it.
         """
-        if self._ended:
-            return GivenUp("ended")
-        if now_s >= self._deadline_s:
-            return GivenUp("deadline")
-        if self._fruitless >= MOST_FRUITLESS_ATTEMPTS:
-            return GivenUp("attempts")
         self._attempt += 1
-        self._fruitless += 1
+        self._fruitful = False
         self._held_back.clear()
         name = self._job.id if self._attempt == 1 else f"{self._job.id}.{self._attempt}"
         return Attempt(self._attempt, replace(self._job, id=name, resume=tuple(self._delivered)))
@@ -100,7 +82,7 @@ class Stream:
             case Delta():
                 if self._first_token_s is None:
                     self._first_token_s = now_s
-                self._fruitless = 0
+                self._fruitful = True
                 self._delivered += event.tokens
                 return (*self._release(), self._renamed(event))
             case Done():
@@ -111,10 +93,6 @@ class Stream:
                 return (*self._release(), replace(event, job=self._job.id))
             case _:
                 return ()
-
-    def can_resume(self, failure: Failed | None) -> bool:
-        """Whether another machine may do better: after a lost connection (None) or a fault inside the runner, yes."""
-        return not self._ended and (failure is None or failure.kind == "internal")
 
     def _release(self) -> tuple[Delta, ...]:
         held = tuple(self._renamed(delta) for delta in self._held_back)

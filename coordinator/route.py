@@ -118,7 +118,7 @@ def choose_route(view: View, request: RouteRequest) -> Route | Refusal:
     for node, host in hosts.items():
         if host.queue_s > limit_s or not _is_wanted(node, request):
             continue
-        if host.report.state == "up" and can_serve(request, host.resident):
+        if _takes(host.report, request) and can_serve(request, host.resident):
             candidate = _resident(view, host, request)
             found.append(candidate)
             limit_s = min(limit_s, candidate.terms.total_s + TIE_S)
@@ -182,6 +182,10 @@ def _believed(hosts: Mapping[NodeId, Host]) -> Mapping[NodeId, Host]:
         if speed := fastest.get(bool(hosts[node].report.devices)):
             believed[node] = hosts[node].believed(speed)
     return believed
+
+
+def _takes(report: NodeReport, request: RouteRequest) -> bool:
+    return report.state == "up" or (request.even_draining and report.state == "draining")
 
 
 def _is_wanted(node: NodeId, request: RouteRequest) -> bool:

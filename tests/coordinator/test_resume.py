@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.resume import MOST_FRUITLESS_ATTEMPTS, Attempt, GivenUp, Stream
-from node.jobs import Delta, Done, Event, Failed, Job, Raw, Sampling, Usage
-
-FOREVER = float("inf")
+from coordinator.resume import Stream
+from node.jobs import Delta, Done, Event, Job, Raw, Sampling, Usage
 
 
 def job(**fields: object) -> Job:
@@ -15,13 +12,7 @@ def job(**fields: object) -> Job:
 
 
 def stream(**fields: object) -> Stream:
-    return Stream(job(**fields), now_s=0.0, deadline_s=FOREVER, seed=7)
-
-
-def begun(it: Stream, now_s: float = 0.0) -> Attempt:
-    attempt = it.begin(now_s)
-    assert isinstance(attempt, Attempt)
-    return attempt
+    return Stream(job(**fields), now_s=0.0, seed=7)
 
 
 def text_of(events: list[Event]) -> str:
@@ -40,31 +31,30 @@ def runner(asked: Job, answer: str, tail: str) -> list[Event]:
 
 def test_an_undisturbed_stream_passes_through_unchanged() -> None:
     it = stream()
-    attempt = begun(it)
+    attempt = it.begin()
     events = runner(attempt.job, "abc", "")
     assert [e for event in events for e in it.take(attempt.number, event, 1.0)] == events
     assert it.resumed == 0
-    assert it.begin(2.0) == GivenUp("ended")
 
 
 def test_the_next_machine_is_forced_through_what_was_delivered() -> None:
     it = stream(resume=(1, 2))
-    first = begun(it)
+    first = it.begin()
     assert first.job.resume == (1, 2)
     it.take(first.number, Delta(job="j", text="x", tokens=(3, 4)), 1.0)
-    second = begun(it)
+    second = it.begin()
     assert (second.job.resume, second.job.max_tokens, second.job.id) == ((1, 2, 3, 4), 100, "j.2")
     assert (it.resumed, it.delivered_tokens) == (1, (1, 2, 3, 4))
 
 
 def test_all_attempts_draw_with_the_same_seed() -> None:
-    assert begun(stream()).job.sampling.seed == 7
-    assert begun(stream(sampling=Sampling(seed=42))).job.sampling.seed == 42
+    assert stream().begin().job.sampling.seed == 7
+    assert stream(sampling=Sampling(seed=42)).begin().job.sampling.seed == 42
 
 
 def test_what_a_machine_given_up_still_sends_is_ignored() -> None:
     it = stream()
-    first, second = begun(it), begun(it)
+    first, second = it.begin(), it.begin()
     assert it.take(first.number, Delta(job="j", text="late", tokens=(1,)), 1.0) == ()
     assert it.delivered_tokens == ()
     passed = it.take(second.number, Delta(job=second.job.id, text="new", tokens=(2,)), 1.0)
@@ -73,49 +63,29 @@ def test_what_a_machine_given_up_still_sends_is_ignored() -> None:
 
 def test_held_back_text_is_not_sent_twice_when_the_end_is_lost() -> None:
     it = stream()
-    first = begun(it)
+    first = it.begin()
     assert it.take(first.number, Delta(job="j", text="<tool"), 1.0) == ()
-    second = begun(it)
+    second = it.begin()
     passed = [e for event in runner(second.job, "", "<tool") for e in it.take(second.number, event, 2.0)]
     assert text_of(passed) == "<tool"
 
 
-def test_the_deadline_and_fruitless_attempts_end_it() -> None:
-    late = Stream(job(), now_s=0.0, deadline_s=10.0, seed=1)
-    assert late.begin(10.0) == GivenUp("deadline")
+def test_an_attempt_is_fruitful_once_it_has_delivered_something() -> None:
     it = stream()
-    for _ in range(MOST_FRUITLESS_ATTEMPTS):
-        begun(it)
-    assert it.begin(0.0) == GivenUp("attempts")
-
-
-def test_an_attempt_that_delivered_something_is_not_counted() -> None:
-    it = stream()
-    for number in range(3 * MOST_FRUITLESS_ATTEMPTS):
-        it.take(begun(it).number, Delta(job="j", text="x", tokens=(number,)), 1.0)
-    assert len(it.delivered_tokens) == 3 * MOST_FRUITLESS_ATTEMPTS
-
-
-@pytest.mark.parametrize(
-    ("failure", "again"),
-    [
-        (None, True),
-        (Failed(job="j", kind="internal", message="boom"), True),
-        (Failed(job="j", kind="bad_request", message="no"), False),
-        (Failed(job="j", kind="context_exceeded", message="no"), False),
-    ],
-)
-def test_only_what_another_machine_may_do_better_is_tried_again(failure: Failed | None, again: bool) -> None:
-    it = stream()
-    begun(it)
-    assert it.can_resume(failure) == again
+    first = it.begin()
+    it.take(first.number, Delta(job="j", text="held back"), 1.0)
+    assert not it.is_fruitful
+    it.take(first.number, Delta(job="j", text="x", tokens=(1,)), 1.0)
+    assert it.is_fruitful
+    it.begin()
+    assert not it.is_fruitful
 
 
 def test_the_times_of_a_resumed_stream_are_the_clients() -> None:
     it = stream()
-    first = begun(it)
+    first = it.begin()
     it.take(first.number, Delta(job="j", text="a", tokens=(97,)), 2.0)
-    second = begun(it, 5.0)
+    second = it.begin()
     done = it.take(second.number, Done(job="j.2", reason="stop", usage=Usage(prompt_tokens=5, output_tokens=1)), 6.0)
     assert done == (
         Done(
@@ -138,10 +108,7 @@ def test_however_often_it_breaks_the_client_gets_every_token_once(
     it, got = stream(), []
     stale: list[tuple[int, Event]] = []
     for after, late in [*breaks, (10**6, 0)]:
-        attempt = it.begin(0.0)
-        if isinstance(attempt, GivenUp):
-            assert attempt.why == "attempts"
-            break
+        attempt = it.begin()
         events = runner(attempt.job, answer, tail)
         for number, event in stale:
             assert it.take(number, event, 1.0) == ()

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from coordinator.cost import HOP_S, START_S
@@ -312,6 +312,8 @@ def test_the_quick_choice_is_the_one_that_working_every_node_out_gives(
 @settings(max_examples=100, deadline=None)
 @given(_nodes("abcd"))
 def test_a_node_more_never_makes_the_answer_later(reports: list[NodeReport]) -> None:
+    # What another node teaches about those on which nothing has run may make an estimate larger.
+    assume(not any(host.guessed for host in view_of(*reports).hosts(MODEL).values()))
     fewer, more = choose_route(view_of(*reports[:3]), request(500)), choose_route(view_of(*reports), request(500))
     if isinstance(fewer, Route):
         assert isinstance(more, Route)

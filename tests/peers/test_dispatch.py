@@ -17,10 +17,10 @@ from coordinator.dispatch import Dispatcher
 from coordinator.footprints import Footprints
 from coordinator.limits import Limits, LimitTable
 from coordinator.view import HeldModel, RamReport, ResidentModel, WeightsDigest
-from node.errors import DoesNotFit, JobFailed, QueueFull, RunnerLost, Unserved
+from node.errors import Closing, DoesNotFit, JobFailed, QueueFull, RunnerLost, Unserved
 from node.identity import Grant
 from node.jobs import Chat, Delta, Done, Event, Failed, Job, Message
-from node.peers import Serves
+from node.peers import ModelNotThere, Serves
 from node.report import ManifestDigest, NodeReport
 from node.settings import Settings
 from node.supervisor import LoadOptions
@@ -173,6 +173,42 @@ async def test_a_node_that_has_just_failed_is_not_asked_again_while_another_can(
         await slow_down(nodes, 2)  # the failing node stays the quicker one
         assert text_of(await answer(nodes[0])) == whole_text()
     assert [len(node.asked) for node in serves] == [0, 1, 1]
+
+
+async def test_a_stream_moves_as_often_as_its_machines_are_drained_one_after_the_other(cluster) -> None:
+    serves = [CountingNode(stop_after=0, failure=Closing())] + [CountingNode(stop_after=7, failure=Closing())] * 2
+    async with cluster(serves) as nodes:
+        await only_on(nodes, 1, 2)
+        nodes[0].dispatcher._wait_limit_s = 0.0
+        events = await answer(nodes[0])
+    assert text_of(events) == whole_text()
+    assert [len(job.resume) for job in serves[1].asked] == [0, 7, 14, 21, 28, 35]
+
+
+async def test_what_has_begun_goes_on_where_it_is_when_every_machine_drains(cluster) -> None:
+    serves = [CountingNode(stop_after=0, failure=Closing()), CountingNode(stop_after=7, failure=Closing())]
+    async with cluster(serves) as nodes:
+        await only_on(nodes, 1)
+
+        async def drain_all() -> None:
+            for node in nodes:
+                inner = node.report_with
+                node.lan.report_with = lambda report, inner=inner: replace(inner(report), state="draining")
+                node.tell()
+            await until(lambda: all(seen.state == "draining" for seen in nodes[0].cluster.now.nodes.values()))
+
+        events = await answer(nodes[0], at_first=drain_all)
+    assert text_of(events) == whole_text()
+
+
+async def test_any_number_of_machines_that_refuse_leave_the_one_that_can(cluster) -> None:
+    refusing = [CountingNode(stop_after=0, failure=ModelNotThere("x", "tiny")) for _ in range(5)]
+    serves = [*refusing, CountingNode()]
+    async with cluster(serves) as nodes:
+        await only_on(nodes, *range(6))
+        await slow_down(nodes, 5)
+        assert text_of(await answer(nodes[0])) == whole_text()
+    assert [len(node.asked) for node in serves] == [1] * 6
 
 
 async def test_a_stream_goes_on_here_when_every_other_node_is_gone(cluster) -> None:
