@@ -1,7 +1,7 @@
-"""How a member finds the others: mDNS, the operator's static peers, and what is remembered, all given to `Peers`.
+"""How a member finds the others: mDNS and the operator's static peers, whose addresses are greeted by `Peers`.
 
-Whatever is found is only dialled; certificates decide who it is. mDNS that does not work here is logged once and
-tried again, as interfaces come and go.
+Whatever is found is only dialled, announced addresses a few at a time; who answers is known by its certificate, and
+only that is remembered. mDNS that does not work here is logged once and tried again, as interfaces come and go.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import random
+import time
 from typing import TYPE_CHECKING, Literal
 
 from cryptography.hazmat.primitives import serialization
@@ -17,6 +19,7 @@ from node.discovery import (
     Advert,
     Discovery,
     InvalidPeer,
+    Knocks,
     Myself,
     NoMulticast,
     PeerAddress,
@@ -25,7 +28,6 @@ from node.discovery import (
     interfaces_in_use,
 )
 from node.errors import NodeError
-from node.peers import MemberRecord
 
 if TYPE_CHECKING:
     from api.cluster.member import ClusterNode
@@ -37,6 +39,9 @@ LOOK_S = 5.0
 RETRY_S = 5.0
 GREET_S = 2.0
 SLOWEST_GREET_S = 60.0
+# Announced addresses that are tried at the same time, and how many may be begun in this time at most.
+MAX_KNOCKING = 16
+KNOCK_PAUSE_S = 1.0
 
 
 class Finder:
@@ -49,6 +54,7 @@ class Finder:
         self._discovery: Discovery | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._static: list[PeerAddress] = []
+        self._seen = asyncio.Event()  # adverts changed, or an attempt ended
         self._spoken_name: str | None = None  # of the cluster, while this machine answers for it
 
     @property
@@ -67,6 +73,7 @@ class Finder:
             self._tasks.append(asyncio.create_task(self._greet(str(peer)), name=f"greet {peer}"))
         if self._settings.discovery == "auto":
             self._tasks.append(asyncio.create_task(self._discover(), name="discover"))
+            self._tasks.append(asyncio.create_task(self._knock(), name="try announced addresses"))
 
     async def close(self) -> None:
         """Say goodbye."""
@@ -99,7 +106,7 @@ class Finder:
 
     async def _discover(self) -> None:
         while True:
-            discovery = Discovery(lambda: interfaces_in_use(self._settings.interfaces), self._found)
+            discovery = Discovery(lambda: interfaces_in_use(self._settings.interfaces), self._seen.set)
             try:
                 await discovery.start()
                 self._discovery, self.state, self.reason = discovery, "on", ""
@@ -125,7 +132,7 @@ class Finder:
                 await discovery.announce(advert)
                 announced = advert
             await self._speak(discovery)
-            self._found()
+            self._seen.set()
             await asyncio.sleep(LOOK_S)
             await discovery.follow_interfaces()
 
@@ -164,14 +171,40 @@ class Finder:
             head=report.head,
         )
 
-    def _found(self) -> None:
-        """Give everything that may be a member to `Peers`."""
+    async def _knock(self) -> None:
+        """Try what is announced, for ever."""
+        knocks = Knocks(random.Random())  # noqa: S311 - no secret
+        knocking: set[asyncio.Task[None]] = set()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._seen.clear()
+                due = knocks.due(self._announced(), time.monotonic(), most=MAX_KNOCKING - len(knocking))
+                for address in due:
+                    task = group.create_task(self._try(str(address)), name=f"try {address}")
+                    knocking.add(task)
+                    task.add_done_callback(knocking.discard)
+                await asyncio.sleep(KNOCK_PAUSE_S)
+                await self._seen.wait()
+
+    async def _try(self, address: str) -> None:
+        try:
+            record = await self._member.peers.greet(address)
+            log.info("found node=%s name=%s address=%s", record.node, record.name, address)
+        except NodeError as error:
+            log.debug("announced address %s: %s", address, error)
+        except Exception:  # a later attempt may do better
+            log.exception("announced address %s", address)
+        finally:
+            self._seen.set()
+
+    def _announced(self) -> list[PeerAddress]:
+        """Addresses at which somebody may be whom we do not reach yet, by what is announced."""
         identity = self._member.identity
-        dials = choose_dials(me=identity.node_id, cluster=identity.cluster_id, sightings=self.sightings)
+        sightings = random.sample(self.sightings, len(self.sightings))  # so that no flood comes before the others
+        dials = choose_dials(me=identity.node_id, cluster=identity.cluster_id, sightings=sightings)
+        found = []
         for dial in dials:
-            if dial.node is not None:
-                member = self._member.membership.get(dial.node)
-                # What a member has told of itself counts for more than what somebody announces.
-                if member is None or (member.state != "up" and str(dial.address) not in member.addresses):
-                    log.debug("seen node=%s address=%s", dial.node, dial.address)
-                    self._member.peers.remember(MemberRecord(node=dial.node, addresses=(str(dial.address),)))
+            member = self._member.membership.get(dial.node) if dial.node is not None else None
+            if member is None or (member.state != "up" and str(dial.address) not in member.addresses):
+                found.append(dial.address)
+        return found

@@ -216,13 +216,8 @@ class Discovery:
                 self._on_change()
             return
         running = self._lookups.get(name)
-        if (running is None or running.done()) and self._has_room(name):
+        if (running is None or running.done()) and len(self._lookups) < MAX_LOOKUPS:
             self._lookups[name] = asyncio.create_task(self._look_up(zeroconf, name), name=f"look up {name}")
-
-    def _has_room(self, name: str) -> bool:
-        if len(self._lookups) >= MAX_LOOKUPS:
-            return False
-        return name in self._sightings or len(self._sightings) + len(self._lookups) < MAX_SIGHTINGS
 
     async def _look_up(self, zeroconf: Zeroconf, name: str) -> None:
         from zeroconf.asyncio import AsyncServiceInfo
@@ -233,6 +228,9 @@ class Discovery:
                 return
             seen = read_sighting(name, info)
             if self._sightings.get(name) != seen:
+                if name not in self._sightings and len(self._sightings) >= MAX_SIGHTINGS:
+                    # The oldest has had its chance to be looked at; a flood must not hide who comes after it.
+                    del self._sightings[next(iter(self._sightings))]
                 self._sightings[name] = seen
                 self._on_change()
         finally:

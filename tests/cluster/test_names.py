@@ -1,4 +1,6 @@
-"""Clients reach a cluster by its name, `<cluster>.local`, as mDNS tells it; here on loopback addresses only."""
+"""Clients reach a cluster by its name, `<cluster>.local`, and members find each other, as mDNS tells it; here on
+loopback addresses only. What mDNS tells is never believed.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from node.discovery import interfaces_in_use, open_discovery
-from tests.cluster.real_nodes import ADDRESSES, RealNode, free_port, until
+from node.discovery import Advert, interfaces_in_use, open_discovery
+from node.identity import ClusterId, NodeId
+from tests.cluster.real_nodes import ADDRESSES, RealNode, await_all_up, form, free_port, until
 
 
 @pytest.fixture
@@ -51,3 +54,40 @@ def test_a_cluster_is_found_by_its_name_and_by_its_new_name_when_it_is_renamed(a
     second.ask("PATCH", "/api/cluster", {"name": new})
     assert until(lambda: addresses_of(f"{new}.local"), 30, "its new name") < hosts
     until(lambda: not addresses_of(f"{old}.local"), 30, "the end of its old name")
+
+
+@pytest.mark.timeout(120)
+async def test_who_only_announces_itself_is_called_but_becomes_no_member(announced: list[RealNode]) -> None:
+    first, second = await asyncio.to_thread(clustered, announced)
+    called = asyncio.Event()
+    stranger = await asyncio.start_server(lambda _, writer: (called.set(), writer.close()), "127.0.0.14", 0)
+    advert = Advert(
+        node=NodeId("f" * 16),
+        node_name="stranger",
+        cluster=ClusterId(first.ask("GET", "/api/cluster")["id"]),
+        cluster_name="home",
+        port=stranger.sockets[0].getsockname()[1],
+        fingerprint="f" * 64,
+        version="0.1.0",
+    )
+    async with stranger, open_discovery(lambda: interfaces_in_use(("127.0.0.14",))) as discovery, asyncio.timeout(60):
+        await discovery.announce(advert)
+        await called.wait()
+    for node in (first, second):
+        assert set(await asyncio.to_thread(node.states)) == {"a", "b"}
+
+
+@pytest.mark.timeout(120)
+def test_members_whose_addresses_all_changed_find_each_other(announced: list[RealNode]) -> None:
+    clustered(announced)
+    for node in announced:
+        node.kill()
+        node.lan_port = free_port(node.host)
+    for node in announced:
+        node.start()
+    await_all_up(announced)
+
+
+def clustered(nodes: list[RealNode]) -> list[RealNode]:
+    form(nodes)
+    return nodes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 
@@ -18,6 +19,7 @@ from node.discovery import (
     interfaces_in_use,
     look_around,
     open_discovery,
+    service,
 )
 from node.identity import ClusterId, NodeId
 
@@ -76,6 +78,16 @@ async def test_each_change_of_the_table_is_told_once() -> None:
         async with open_discovery(on("127.0.0.12"), lambda: told.append(1)) as second:
             await until(lambda: advert(1) in adverts(second))
             assert len(told) == len(second.sightings)
+
+
+async def test_a_full_table_takes_who_comes_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "MAX_SIGHTINGS", 2)
+    async with open_discovery(on("127.0.0.12")) as watcher, AsyncExitStack() as stack:
+        for number in (1, 2, 3):
+            box = await stack.enter_async_context(open_discovery(on("127.0.0.11")))
+            await box.announce(advert(number))
+            await until(lambda number=number: advert(number) in adverts(watcher))  # type: ignore[misc]
+        assert adverts(watcher) == {advert(2), advert(3)}
 
 
 async def test_one_machine_answers_for_the_cluster_and_another_can_take_over(
