@@ -81,6 +81,23 @@ def test_what_only_the_drained_node_can_do_is_done_there(cluster: list[RealNode]
     drained.ask("DELETE", "/api/delete", {"model": "only-here"})
 
 
+def test_an_answer_is_finished_where_it_is_when_all_machines_are_drained_at_once(cluster: list[RealNode]) -> None:
+    a, b, _ = cluster
+    only_loaded_on(b, cluster)
+    answers = [Stream(b), Stream(a)]
+    for answer in answers:
+        answer.await_text()
+    try:
+        for node in cluster:
+            node.ask("POST", f"/api/cluster/nodes/{node.name}/drain", {"drain": True})
+        for answer in answers:
+            answer.whole()
+    finally:
+        for node in cluster:
+            node.ask("POST", f"/api/cluster/nodes/{node.name}/drain", {"drain": False})
+        await_all_up(cluster)
+
+
 @pytest.mark.parametrize("loaded_elsewhere", [True, False])
 def test_a_node_that_is_told_to_stop_gives_away_everything_and_passes_on_until_its_clients_have_it_all(
     cluster: list[RealNode], stopped: RealNode, token: str, loaded_elsewhere: bool
