@@ -30,7 +30,7 @@ from node.peers import PEER, PREFIX, Endpoints
 from node.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from node.identity import Grant, NodeId
+    from node.identity import Grant, NodeId, Signed
     from node.identity import Scope as TokenScope
 
 log = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ class LanGate:
         *,
         ca_pem: bytes,
         verifier: Verifier,
-        is_revoked: Callable[[NodeId], bool],
+        removal_of: Callable[[NodeId], Signed | None],
         admit: Callable[[Grant], AbstractAsyncContextManager[None]] = lambda _: nullcontext(),
         telemetry: Telemetry | None = None,
     ) -> None:
@@ -141,14 +141,14 @@ class LanGate:
 
         Args:
             api: the same routes as on loopback.
-            is_revoked: asked with each request, as connections are kept.
+            removal_of: by which record a node was removed; asked with each request, as connections are kept.
             admit: takes a place within a token's rates for as long as its request lasts; raises OverLimit.
             telemetry: where refusals are counted.
         """
         self._telemetry = telemetry or Telemetry()
         self._api, self._endpoints = api, endpoints
         self._ca_pem, self._verifier = ca_pem, verifier
-        self._is_revoked, self._admit = is_revoked, admit
+        self._removal_of, self._admit = removal_of, admit
         self._retired = False
 
     def retire(self) -> None:
@@ -161,9 +161,9 @@ class LanGate:
             return
         path: str = scope["path"]
         peer: NodeId | None = scope.get(PEER)
-        if peer is not None and self._is_revoked(peer):
+        if peer is not None and (removal := self._removal_of(peer)) is not None:
             if path.startswith(PREFIX):
-                await self._endpoints.refuse_removed(send)
+                await self._endpoints.refuse_removed(removal, send)
                 return
             await self._refuse(Unauthenticated("this machine was removed from the cluster"), scope, receive, send)
         elif path in OPEN_PATHS and scope["method"] in READING:

@@ -45,7 +45,6 @@ from node.peers import (
     Membership,
     Peers,
     Registrar,
-    Removed,
     Reported,
     SharedModels,
     WentDown,
@@ -198,7 +197,7 @@ class ClusterNode:
             self.endpoints,
             ca_pem=self.identity.anchor.ca_pem,
             verifier=self.identity.token_verifier(),
-            is_revoked=self.identity.ledger.is_node_revoked,
+            removal_of=self.identity.ledger.removal_of,
             admit=TokenRates(self.limits, self.view.changed),
             telemetry=self._daemon.telemetry,
         )
@@ -382,8 +381,6 @@ class ClusterNode:
                 self.limits.forget_node(node)
                 # Whoever asked for it there goes on elsewhere, if it is alive at all.
                 self.endpoints.end_sessions(node)
-            case Removed(by):
-                self._part(f"node {by} says that this machine was removed from it")
 
     async def _tick(self) -> None:
         while True:

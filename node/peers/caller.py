@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import aiohttp
 import msgspec
 
-from node.identity import JoinRefusal, refusal_error
-from node.peers.endpoints import IDENTITY_FAULT, PREFIX
-from node.peers.errors import CallRefused, PeerRefused
+from node.identity import JoinRefusal, Signed, refusal_error
+from node.peers.endpoints import IDENTITY_FAULT, PREFIX, REMOVAL_FAULT
+from node.peers.errors import CallRefused, PeerRefused, RemovalTold
 from node.peers.link import unreachable
 from node.peers.wire import Fault, Nonsense, decode_as, error_of
 
@@ -35,7 +35,7 @@ async def call_at(
 ) -> Answer:
     """Call `name` of whoever answers at host:port and is accepted by `context`; `shown` names it in errors.
 
-    Raises: PeerUnreachable, PeerRefused; IdentityError and NodeError as they were raised there.
+    Raises: PeerUnreachable, PeerRefused, RemovalTold; IdentityError and NodeError as they were raised there.
     """
     try:
         async with (
@@ -55,11 +55,14 @@ async def call_at(
         raise PeerRefused(shown, status, "its answer makes no sense") from None
     if fault.kind == CallRefused.__name__:
         raise PeerRefused(shown, status, str(fault.fields[-1])[:500] if fault.fields else "no reason given")
-    if fault.kind == IDENTITY_FAULT:
-        try:
-            raise refusal_error(msgspec.convert(fault.fields[0] if fault.fields else {}, JoinRefusal))
-        except msgspec.ValidationError:
-            raise PeerRefused(shown, status, "its refusal makes no sense") from None
+    field = fault.fields[0] if fault.fields else None
+    try:
+        if fault.kind == REMOVAL_FAULT:
+            raise RemovalTold(shown, msgspec.convert(field, Signed))
+        if fault.kind == IDENTITY_FAULT:
+            raise refusal_error(msgspec.convert(field, JoinRefusal))
+    except msgspec.ValidationError:
+        raise PeerRefused(shown, status, "its refusal makes no sense") from None
     raise error_of(fault, shown)
 
 

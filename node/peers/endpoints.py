@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from node.errors import NodeError
-from node.identity import CertificateRefused, IdentityError
+from node.identity import IdentityError
 from node.identity import refusal as refused_as
 from node.peers.errors import CallRefused
 from node.peers.link import LINK_PATH
@@ -23,7 +23,7 @@ from node.peers.session import Message, Receive, Send, Session
 from node.peers.wire import Fault, Nonsense, decode_as, fault_of
 
 if TYPE_CHECKING:
-    from node.identity import NodeId
+    from node.identity import NodeId, Signed
     from node.peers.serves import Serves
     from node.peers.shared_models import SharedModels
 
@@ -34,6 +34,8 @@ PREFIX: Final = "/node/"
 PEER: Final = "ayni.peer"
 # A fault whose only field is what `node.identity.refusal` makes of an IdentityError.
 IDENTITY_FAULT: Final = "IdentityError"
+# A fault whose only field is the signed record by which the asking node was removed.
+REMOVAL_FAULT: Final = "Removal"
 MAX_CALL_BYTES = 8 << 20
 MAX_STRANGER_BYTES = 64 << 10
 BODY_LIMIT_S = 10.0
@@ -88,9 +90,9 @@ class Endpoints:
         self._closing = True
         self.end_sessions()
 
-    async def refuse_removed(self, send: Send) -> None:
+    async def refuse_removed(self, proof: Signed, send: Send) -> None:
         """Tell a node that was removed why nothing is answered."""
-        await _answer(send, 401, Fault(IDENTITY_FAULT, (refused_as(CertificateRefused("revoked")),)))
+        await _answer(send, 401, Fault(REMOVAL_FAULT, (proof,)))
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""

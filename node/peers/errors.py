@@ -4,6 +4,7 @@ PeerError
 ├── PeerUnreachable     no connection could be made: refused, timed out, wrong certificate
 ├── PeerLost            the link broke, or the node fell silent, while it was working for us
 ├── PeerRefused         the node answered that it would not
+│   └── RemovalTold     because this node is no member any more, as it says
 ├── CallRefused         we will not do what another node asks
 └── ModelNotThere       the node does not have that model, or not that version of it
 
@@ -12,7 +13,12 @@ PeerError
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from node.errors import NodeError
+
+if TYPE_CHECKING:
+    from node.identity import Signed
 
 
 class PeerError(NodeError):
@@ -50,6 +56,15 @@ class PeerRefused(PeerError):
 
     def __str__(self) -> str:
         return f"node {self.node} refused: {self.reason}"
+
+
+class RemovalTold(PeerRefused):
+    """The node says that this one was removed from the cluster. That is so if the ledger takes the `proof`."""
+
+    def __init__(self, node: str, proof: Signed) -> None:
+        super().__init__(node, 401, "this machine was removed from the cluster")
+        self.args = (node, proof)
+        self.proof = proof
 
 
 class CallRefused(PeerError):

@@ -86,14 +86,7 @@ class Reported:
     report: NodeReport
 
 
-@dataclass(frozen=True, slots=True)
-class Removed:
-    """A member says that this node was removed from the cluster."""
-
-    by: NodeId
-
-
-Change: TypeAlias = WentUp | WentDown | Reported | Removed
+Change: TypeAlias = WentUp | WentDown | Reported
 MemberState: TypeAlias = Literal["unknown", "up", "down"]
 
 

@@ -17,13 +17,13 @@ import msgspec
 from msgspec import Struct
 
 from node.errors import NodeError
-from node.identity import CertificateRefused, IdentityError, Signed
+from node.identity import IdentityError, Signed
 from node.peers.book import AddressBook
 from node.peers.caller import call_at
 from node.peers.endpoints import Call, Caller
-from node.peers.errors import CallRefused, PeerError, PeerUnreachable
+from node.peers.errors import CallRefused, PeerError, PeerUnreachable, RemovalTold
 from node.peers.link import Link
-from node.peers.membership import BEAT_S, Beat, BeatAnswer, Change, MemberRecord, Membership, Removed, WentDown, WentUp
+from node.peers.membership import BEAT_S, Beat, BeatAnswer, Change, MemberRecord, Membership, WentDown, WentUp
 from node.peers.pinning import pin
 from node.peers.remote import Lane, RemoteNode
 
@@ -209,11 +209,8 @@ class Peers:
             try:
                 await self._exchange_beats(node)
                 await self._keep_link(node)
-            except CertificateRefused as refusal:
-                log.warning("node %s refuses us: %s", node, refusal)
-                self._apply(self.membership.refused(node, str(refusal), time.monotonic()))
-                if refusal.reason == "revoked":
-                    self._on_change(Removed(by=node))
+            except RemovalTold as told:
+                self._consider_removal(node, told)
             except (NodeError, IdentityError) as error:
                 log.debug("no beat to node %s: %s", node, error)
             except Exception:  # the next beat may do better
@@ -223,6 +220,15 @@ class Peers:
                     await due.wait()
             except TimeoutError:
                 pass
+
+    def _consider_removal(self, node: NodeId, told: RemovalTold) -> None:
+        """Whether it is so is for the root's signature to say; a member's mere word makes only that member lost."""
+        log.warning("%s", told)
+        self._apply(self.membership.refused(node, told.reason, time.monotonic()))
+        try:
+            self._merge([told.proof])
+        except IdentityError as error:
+            log.warning("node %s has no proof of that: %s", node, error)
 
     async def _exchange_beats(self, node: NodeId) -> None:
         body = self._composed()

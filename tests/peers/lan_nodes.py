@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from api.lan import LanListener
 from api.lan_gate import LanGate
-from node.identity import Identity, IdentityStore, NodeId, NodeKeys, NodeNames, Software, issue_certificate
+from node.identity import Identity, IdentityStore, NodeId, NodeKeys, NodeNames, Signed, Software, issue_certificate
 from node.identity import Membership as Joining
 from node.peers import (
     AddressBook,
@@ -70,6 +70,7 @@ class LanNode:
         self.sequence = 0
         self.changes: list[Change] = []
         self.report_with: Callable[[NodeReport], NodeReport] = lambda report: report
+        self.removal_of: Callable[[NodeId], Signed | None] = identity.ledger.removal_of
         self.socket = socket.create_server((address, 0))
         self.socket.setblocking(False)
         self.address = f"{address}:{self.socket.getsockname()[1]}"
@@ -113,7 +114,7 @@ class LanNode:
             self.endpoints,
             ca_pem=self.identity.anchor.ca_pem,
             verifier=self.identity.token_verifier(),
-            is_revoked=self.identity.ledger.is_node_revoked,
+            removal_of=lambda node: self.removal_of(node),
         )
         self.listener = await LanListener.start(gate, self.socket, self.identity.server_context())
         self.peers.start()

@@ -5,22 +5,26 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from msgspec.structs import replace
 
 from node.identity import (
     AlreadyMember,
+    CertificateRefused,
     IdentityStore,
     Invitation,
     InvitationRefused,
+    NodeId,
     NodeNames,
+    Signed,
     VersionMismatch,
 )
-from node.peers import PeerUnreachable, Removed, join_cluster
+from node.peers import Call, Caller, PeerUnreachable, join_cluster
 from registry import ModelStore
 from tests.api.scripted_node import ScriptedNode
-from tests.peers.lan_nodes import ADDRESSES, SOFTWARE, LanNode, lan_nodes, until
+from tests.peers.lan_nodes import ADDRESSES, SOFTWARE, LanNode, identities, lan_nodes, until
 
 NAMES = NodeNames.of((ADDRESSES[2],))
 
@@ -123,5 +127,31 @@ async def test_a_removed_node_learns_that_it_was(tmp_path: Path, store: ModelSto
         first.registrar.remove(second.id)
         await until(lambda: first.membership.get(second.id) is None)
         assert first.identity.ledger.is_node_revoked(second.id)
-        await until(lambda: Removed(by=first.id) in second.changes, 2.0)
+        await until(lambda: second.identity.removed, 2.0)
         assert not second.membership.is_up(first.id)
+
+
+@pytest.mark.parametrize("proof", ["forged", "none"])
+async def test_a_node_is_not_removed_because_one_member_says_so(
+    tmp_path: Path, store: ModelStore, proof: Literal["forged", "none"]
+) -> None:
+    async with lan_nodes(tmp_path, [ScriptedNode()] * 3, [store] * 3) as (liar, other, honest):
+        [stranger] = identities(tmp_path / "elsewhere", 1)
+        forged = stranger.remove_node(honest.id, now_s=time.time())
+        asked: list[NodeId | None] = []
+
+        def forge(node: NodeId) -> Signed:
+            asked.append(node)
+            return forged
+
+        async def claim(caller: Caller, _: object) -> None:
+            asked.append(caller.node)
+            raise CertificateRefused("revoked")
+
+        if proof == "forged":
+            liar.removal_of = forge
+        else:
+            liar.endpoints.calls["beat"] = Call(dict, claim)
+        await until(lambda: asked.count(honest.id) >= 3)  # so that it has seen two of the answers
+        assert not honest.identity.removed
+        assert honest.membership.is_up(other.id)

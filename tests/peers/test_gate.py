@@ -50,7 +50,6 @@ class Door:
         self.calls = {name: Call(dict, self._answer) for name in ("beat", "ledger", "drain")}
         self.calls["join"] = Call(dict, self._answer, open_to_strangers=True)
         self.endpoints = Endpoints(self.node, SharedModels(store), self.calls)
-        self.revoked: set[NodeId] = set()
         self.peer: NodeId | None = None
         self.asked_by: list[Grant | None] = []
         self.gate = LanGate(
@@ -58,7 +57,7 @@ class Door:
             self.endpoints,
             ca_pem=self.identity.anchor.ca_pem,
             verifier=self.identity.token_verifier(),
-            is_revoked=self.revoked.__contains__,
+            removal_of=self.identity.ledger.removal_of,
             admit=TokenRates(LimitTable()),
         )
 
@@ -162,7 +161,7 @@ async def test_a_node_certificate_opens_everything_until_the_node_is_removed(doo
     door.peer = PEER_ID
     assert (await door.ask("GET", "/api/tags")).status_code == 200
     assert (await door.ask("POST", "/node/beat", content=b"\x80")).status_code == 200
-    door.revoked.add(PEER_ID)
+    door.identity.remove_node(PEER_ID, now_s=time.time())
     assert (await door.ask("GET", "/api/tags")).status_code == 401
     assert (await door.ask("POST", "/node/beat", content=b"\x80")).status_code == 401
     assert (await door.ask("POST", "/node/join", content=b"\x80")).status_code == 401

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from node import errors
-from node.identity import CertificateRefused
 from node.jobs import Chat, Delta, Done, EmbedJob, Event, Failed, Job, Message
 from node.peers import Call, ModelNotThere, PeerLost, PeerUnreachable, RemoteNode, WentDown, WentUp
+from node.peers.errors import RemovalTold
 from node.peers.remote import BULKY_BYTES
 from node.peers.session import Session
 from node.supervisor import LoadOptions
@@ -222,7 +222,7 @@ async def test_a_removed_node_is_parted_from_by_everybody_within_two_seconds(
         first.identity.remove_node(removed.id, now_s=first.started_at)
         first.peers.ledger_changed()
         await until(lambda: second.membership.get(removed.id) is None, 2.0)
-        with pytest.raises(CertificateRefused, match="removed"):
+        with pytest.raises(RemovalTold, match="removed"):
             await removed.peers.call(second.id, "ledger", {"keys": []}, dict)
 
 
