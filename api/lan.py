@@ -1,7 +1,8 @@
 """The LAN port: TLS 1.3, members by certificate, everybody else by token. Exists only in a cluster.
 
 A second listener of the same event loop; who is at the other end of a connection is read from TLS once and put into
-the scope of every request on it.
+the scope of every request on it. Who has shown neither certificate nor token is a stranger: strangers' connections end
+soon, and are few enough that they can't take those of others.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import ssl
 from typing import TYPE_CHECKING, Any
 
 from uvicorn import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from api.bounded_http import BoundedHttp
+from api.request_watch import ASKER_NAME
 from node.identity import CertificateRefused, peer_node_id
 from node.peers import PEER
 
@@ -28,11 +30,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HANDSHAKE_LIMIT_S = 5.0
-# A connection that asks nothing for so long after its handshake is closed.
-FIRST_REQUEST_LIMIT_S = 10.0
+# From the handshake, or a later request's first byte, until the head of the request is complete.
+HEAD_LIMIT_S = 10.0
 # Longer than the pools of common clients, and than other nodes keep an idle connection.
 KEEP_IDLE_S = 300
+STRANGER_IDLE_S = 10
+# In all; other members are always served.
 MAX_CONNECTIONS = 4096
+# A client that is no stranger shows so within milliseconds; the longest waiting one makes room for the next.
+MAX_STRANGERS = 1024
+MAX_STRANGERS_AT_ADDRESS = 256
 # Requests whose connection is gone notice it themselves, and tidy up.
 ABORT_LIMIT_S = 1.0
 
@@ -64,9 +71,9 @@ class LanListener:
             limit_concurrency=MAX_CONNECTIONS,
         )
         config.load()
-        state = ServerState()
+        state, strangers = ServerState(), _Strangers()
         server = await asyncio.get_running_loop().create_server(
-            lambda: _LanProtocol(config, state),
+            lambda: _LanProtocol(config, state, strangers),
             sock=listener,
             ssl=context,
             ssl_handshake_timeout=HANDSHAKE_LIMIT_S,
@@ -96,36 +103,93 @@ class LanListener:
             await asyncio.wait(set(self._state.tasks), timeout=limit_s)
 
 
-class _LanProtocol(HttpToolsProtocol):
+class _LanProtocol(BoundedHttp):
     """HTTP on one TLS connection; puts the node at the other end into the scope of each request."""
 
-    def __init__(self, config: Config, state: ServerState) -> None:
+    def __init__(self, config: Config, state: ServerState, strangers: _Strangers) -> None:
         super().__init__(config, state, {})
-        self._waiting: asyncio.TimerHandle | None = None
+        self._strangers = strangers
+        self._peer: NodeId | None = None
+        self._head_due: asyncio.TimerHandle | None = None
+
+    @property
+    def is_stranger(self) -> bool:
+        """Whether neither a certificate nor, with the last request, a token that counts was shown."""
+        return self._peer is None and (self.cycle is None or ASKER_NAME not in self.cycle.scope)
+
+    @property
+    def address(self) -> str:
+        """Where the other end is."""
+        return self.client[0] if self.client else ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         try:
             # A node that was removed may connect: each of its requests is refused, and so it learns why.
-            peer = peer_node_id(transport.get_extra_info("ssl_object"), lambda _: False)
+            self._peer = peer_node_id(transport.get_extra_info("ssl_object"), lambda _: False)
         except CertificateRefused as refusal:
             log.info("connection refused client=%s reason=%s", self.client, refusal)
             transport.abort()
             return
-        if peer is not None:
-            self.app = _with_peer(self.app, peer)
-        self._waiting = self.loop.call_later(FIRST_REQUEST_LIMIT_S, transport.close)
+        if self._peer is None:
+            self._strangers.take(self)
+        else:
+            self.app = _with_peer(self.app, self._peer)
+            self.limit_concurrency = None
+        self._expect_head()
 
     def data_received(self, data: bytes) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
-            self._waiting = None
         super().data_received(data)
+        if not self.answering:
+            self._expect_head()
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self._expect_nothing()
+
+    def on_response_complete(self) -> None:
+        self.timeout_keep_alive = STRANGER_IDLE_S if self.is_stranger else KEEP_IDLE_S
+        super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
+        self._expect_nothing()
+        self._strangers.forget(self)
         super().connection_lost(exc)
+
+    def _expect_head(self) -> None:
+        if self._head_due is None and not self.transport.is_closing():
+            self._head_due = self.loop.call_later(HEAD_LIMIT_S, self.transport.abort)
+
+    def _expect_nothing(self) -> None:
+        if self._head_due is not None:
+            self._head_due.cancel()
+            self._head_due = None
+
+
+class _Strangers:
+    """The connections whose other end may be a stranger, the oldest first."""
+
+    def __init__(self) -> None:
+        self._connections: dict[_LanProtocol, None] = {}
+
+    def take(self, connection: _LanProtocol) -> None:
+        """Add a connection; where there are too many, the oldest is closed."""
+        strangers = [each for each in self._connections if each.is_stranger]
+        near = [each for each in strangers if each.address == connection.address]
+        if len(near) >= MAX_STRANGERS_AT_ADDRESS:
+            self._close(near[0])
+        elif len(strangers) >= MAX_STRANGERS:
+            self._close(strangers[0])
+        self._connections[connection] = None
+
+    def forget(self, connection: _LanProtocol) -> None:
+        """It is closed, or was never taken."""
+        self._connections.pop(connection, None)
+
+    def _close(self, connection: _LanProtocol) -> None:
+        log.debug("too many strangers; closed client=%s", connection.address)
+        self.forget(connection)
+        connection.transport.abort()
 
 
 def _with_peer(app: Any, peer: NodeId) -> Any:

@@ -128,6 +128,7 @@ async def _serve(settings: Settings, listener: socket.socket, version: str, star
     import uvicorn
 
     from api.app import create_app
+    from api.bounded_http import BoundedHttp
     from api.cluster.host import ClusterHost
     from api.daemon import Daemon
     from node.devices import DeviceSource, RecentMachine
@@ -163,7 +164,7 @@ async def _serve(settings: Settings, listener: socket.socket, version: str, star
     server = Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=BoundedHttp,
             ws="none",
             lifespan="off",
             log_config=None,

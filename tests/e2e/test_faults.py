@@ -158,6 +158,16 @@ def test_an_oversized_body_is_413_whether_announced_or_not(daemon: DaemonProcess
         assert "too large" in (error if isinstance(error, str) else error["message"])
 
 
+@pytest.mark.parametrize("line", [b"x: y\r\n", b"x"], ids=["many", "long"])
+def test_headers_without_end_are_refused_before_they_end(daemon: DaemonProcess, line: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", daemon.port), timeout=LIMIT_S) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nx: " + line * (65_536 // len(line)))
+        answer = connection.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert answer.endswith(b'{"error":"request head too long: at most 65536 bytes are read"}')
+    assert httpx.get(f"{daemon.url}/", headers={"x": "y" * 60_000}).status_code == 200
+
+
 def test_a_full_disk_refuses_a_blob_and_leaves_nothing(tmp_path: Path) -> None:
     def small_files_only() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, 4 << 20))
