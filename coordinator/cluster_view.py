@@ -12,6 +12,8 @@ from coordinator.view import NodeReport, View, WeightsDigest
 from node.peers import Change, Reported, WentDown, WentUp
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from node.identity import NodeId
 
 
@@ -41,10 +43,20 @@ class ClusterView:
         """The node left the cluster."""
         self._set(self.now.without(node))
 
-    def sent(self, node: NodeId, model: WeightsDigest, prompt_tokens: int) -> None:
-        """A request has been routed there, which its next report will show."""
+    def sent(self, node: NodeId, model: WeightsDigest, prompt_tokens: int) -> Callable[[], None]:
+        """A request has been routed there, which its next report will show.
+
+        Returns: to be called when it has ended, which that report may be too late for.
+        """
         # Nobody waits for this: a place taken lets no one else in.
+        before = self.now.nodes.get(node)
         self.now = self.now.with_sent(node, model, prompt_tokens)
+
+        def ended() -> None:
+            if self.now.nodes.get(node) is before:
+                self.now = self.now.with_sent(node, model, -prompt_tokens, requests=-1)
+
+        return ended
 
     async def changed(self, limit_s: float) -> None:
         """Wait for the next change, at most so long."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from coordinator.memory import Fit, choose_victims
-from coordinator.view import DEFAULT_LINK_BYTES_S, DEFAULT_LOAD_BYTES_S, Host, View, prefill_bytes_s
+from coordinator.view import DEFAULT_JOB_S, DEFAULT_LOAD_BYTES_S, Host, View, prefill_bytes_s
 from node.footprint import Footprint
 from node.report import HeldModel, NodeReport, PrefixHash, ResidentModel, WeightsDigest
 
@@ -46,6 +46,7 @@ class RouteRequest:
         prompt_tokens: estimated. `prefix_hashes`, `prefix_tokens`: its fingerprint (node.fingerprint), in order.
         context_tokens, parallel: asked for; None: whatever the node thinks right.
         footprint: None: as one of the model's holders has told; if none has, only nodes that have it in memory can.
+        may_wait: models in use may have to go, once what uses them has ended.
         spares_s: models used within this time are not unloaded for it.
         even_draining: nodes that take nothing new may be asked too, for what they have in memory.
         excluded: nodes not to be asked (they have just failed, or refused). `only`: no others; empty: all.
@@ -59,6 +60,7 @@ class RouteRequest:
     parallel: int | None = None
     embedding: bool = False
     footprint: Footprint | None = None
+    may_wait: bool = False
     spares_s: float = 0.0
     even_draining: bool = False
     excluded: frozenset[str] = frozenset()
@@ -103,10 +105,11 @@ def loading_terms(
 ) -> tuple[Terms, Fit, tuple[ResidentModel, ...]]:
     """The cost where the model has to be loaded first, how it would fit, and what has to be unloaded for it.
 
-    Meaningless where it does not fit. Unloading costs what loading the victims again would, as likely as they are
-    missed. An instance that is there already and does not do for the request is replaced. A load of this model that
-    already runs there is counted as half done. Models that were used there lately will be again, and share the
-    device: which spreads models over machines instead of heaping them on the fastest.
+    Meaningless where it does not fit, or what is missing can't be fetched. What is in use is waited for. Unloading
+    costs what loading the victims again would, as likely as they are missed. An instance that is there already and
+    does not do for the request is replaced. A load of this model that already runs there is counted as half done.
+    Models that were used there lately will be again, and share the device: which spreads models over machines instead
+    of heaping them on the fastest.
     """
     need = footprint.need(footprint.context(request.context_tokens), request.parallel or 1)
     going: tuple[ResidentModel, ...] = ()
@@ -118,14 +121,17 @@ def loading_terms(
     if loading:
         fit = Fit("gpu" if report.devices else "ram", need.total_bytes, need.total_bytes, 1.0)
     else:
-        fit, victims = choose_victims(report, need, going=going, used_within_s=request.spares_s)
+        fit, victims = choose_victims(
+            report, need, going=going, used_within_s=request.spares_s, in_use=request.may_wait
+        )
         victims = going + victims
     load_speed = report.load_bytes_s or DEFAULT_LOAD_BYTES_S
     missing = max(0, footprint.file_bytes - (held.present_bytes if held else 0))
-    fetch_s = missing / (report.link_bytes_s or DEFAULT_LINK_BYTES_S)
+    fetch_s = missing / report.link_bytes_s if missing and report.link_bytes_s else 0.0
     load_s = START_S + footprint.file_bytes / load_speed
     if loading:
         fetch_s, load_s = fetch_s / 2, load_s / 2
+    queue_s = max((_use_s(victim) for victim in victims), default=0.0)
     evict_s = 0.0
     for victim in victims:
         missed = 0.0 if victim in going else math.pow(0.5, victim.idle_s / MISSED_HALF_LIFE_S)
@@ -137,5 +143,11 @@ def loading_terms(
     work = max(1, request.prompt_tokens) * footprint.layer_bytes * fit.slowdown
     prefill_s = work * sharing / prefill_bytes_s(report)
     hop_s = 0.0 if report.node == view.me else HOP_S
-    total = hop_s + fetch_s + load_s + evict_s + prefill_s
-    return Terms(total, hop_s, 0.0, fetch_s, load_s, evict_s, prefill_s), fit, victims
+    total = hop_s + queue_s + fetch_s + load_s + evict_s + prefill_s
+    return Terms(total, hop_s, queue_s, fetch_s, load_s, evict_s, prefill_s), fit, victims
+
+
+def _use_s(resident: ResidentModel) -> float:
+    """How long a model is likely to be in use still."""
+    rounds = math.ceil((resident.active + resident.queued) / resident.parallel)
+    return rounds * (resident.mean_job_s or DEFAULT_JOB_S)

@@ -52,6 +52,8 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 AnyJob = TypeVar("AnyJob", Job, EmbedJob)
 
+# How long a request that finds no room waits for loads to end.
+LOADING_S = 30.0
 # How long a request that lost its node waits for another one to take it.
 WAIT_LIMIT_S = 60.0
 
@@ -108,7 +110,7 @@ class Dispatcher:
         trail = Trail(self._wait_limit_s)
         while True:
             attempt = stream.begin()
-            node = await self._place(model, request, trail)
+            node, ended = await self._place(model, request, trail)
             if attempt.number > 1:
                 log.info("stream goes on node=%s model=%s tokens=%d", node, model.name, len(stream.delivered_tokens))
                 self._telemetry.metrics.resumed(str(model.name), trail.last_error)
@@ -129,6 +131,8 @@ class Dispatcher:
                 error: NodeError = PeerLost(node, "its answer ended early")
             except NodeError as failure:
                 error = failure
+            finally:
+                ended()
             self._fail(trail, node, error, fruitful=stream.is_fruitful)
 
     async def embed(
@@ -189,12 +193,14 @@ class Dispatcher:
         """Ask one node after the other until one answers; `job`: whose attempts are to be traced."""
         trail = Trail(self._wait_limit_s)
         for number in itertools.count(1):
-            node = await self._place(model, request, trail)
+            node, ended = await self._place(model, request, trail)
             try:
                 with self._span(node, model, job, trail, number) as span:
                     return await ask(self._serves(node), span)
             except NodeError as error:
                 self._fail(trail, node, error)
+            finally:
+                ended()
         raise AssertionError("unreachable")
 
     async def _request(self, model: Model, options: LoadOptions, marks: Marks, *, embedding: bool) -> RouteRequest:
@@ -212,10 +218,12 @@ class Dispatcher:
             parallel=options.parallel,
             embedding=embedding,
             footprint=footprint,
+            may_wait=True,
         )
 
-    async def _place(self, model: Model, request: RouteRequest, trail: Trail) -> NodeId:
-        """The node to ask next. Raises what the client is to be told, where there is none and none comes."""
+    async def _place(self, model: Model, request: RouteRequest, trail: Trail) -> tuple[NodeId, Callable[[], None]]:
+        """The node to ask next, and what to call once it has been. Raises what the client is to be told: nobody can."""
+        began_s = time.monotonic()
         while True:
             view = self._cluster.now
             excluded = trail.excluded(time.monotonic())
@@ -229,16 +237,21 @@ class Dispatcher:
                 if route.kind == "load" and route.node not in view.loading(request.model):
                     route = await self._agreed(route, asked)
                     view = self._cluster.now
-                self._cluster.sent(route.node, request.model, request.prompt_tokens - route.cached_tokens)
+                ended = self._cluster.sent(route.node, request.model, request.prompt_tokens - route.cached_tokens)
                 trail.told = route_header(route)
                 name = view.nodes[route.node].name
                 log.debug('route model=%s node=%s why="%s"', model.name, name, trail.told)
                 self._telemetry.metrics.routed(str(model.name), target=name, kind=route.kind)
                 if (trace := ROUTE_TRACE.get()) is not None:
                     trace.route, trace.node, trace.kind = trail.told, name, route.kind
-                return route.node
+                return route.node, ended
             if route.reason in ("unknown_model", "unknown_size") and view.me not in excluded:
-                return view.me  # it was found on this machine's disk, whatever the reports say by now
+                return view.me, lambda: None  # it was found on this machine's disk, whatever the reports say by now
+            is_loading = any(report.loading for report in view.nodes.values())
+            if route.reason == "no_room" and is_loading and time.monotonic() - began_s < LOADING_S:
+                # While a model is being loaded, some of its bytes count twice: as taken, and as about to be.
+                await self._cluster.changed(SECOND_CHANCE_S)
+                continue
             if not trail.waits(time.monotonic()) or self._given_up:
                 self._telemetry.metrics.not_routed(str(model.name), route.reason)
                 raise trail.error() or _refused(route, model)

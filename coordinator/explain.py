@@ -15,13 +15,14 @@ _WHY: dict[Why, str] = {
     "no_bytes": "lacks the model's layers, and no node that can be reached has all of them",
     "no_room": "needs {needed}, has or could free {free}",
     "not_wanted": "the model is not to run there",
+    "too_short": "has it loaded with a context that is shorter than the prompt",
     "too_small": "has it loaded with a smaller context or fewer sequences, and in use",
     "unknown_size": "does not have it loaded, and its size is not known here",
 }
 _REFUSED = {
     "unknown_model": "no node that can be reached has this model",
     "no_room": "it fits nowhere: it needs {needed}, and the most any node has or could free is {free}",
-    "no_node": "no node takes this request now",
+    "no_node": "every node that could has just failed or refused it, or takes nothing new",
     "unknown_size": "no node has it loaded, and its size is not known here",
 }
 

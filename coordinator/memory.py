@@ -80,18 +80,37 @@ def fit(report: NodeReport, need: Need, *, freed: Iterable[ResidentModel] = ()) 
 
 
 def choose_victims(
-    report: NodeReport, need: Need, *, going: tuple[ResidentModel, ...] = (), used_within_s: float = 0.0
+    report: NodeReport,
+    need: Need,
+    *,
+    going: tuple[ResidentModel, ...] = (),
+    used_within_s: float = 0.0,
+    in_use: bool = False,
 ) -> tuple[Fit, tuple[ResidentModel, ...]]:
     """Unload as little as lets the load run at full speed, least recently used first; failing that, at any speed.
 
-    `going`: these are unloaded in any case. `used_within_s`: what was used since then stays.
+    `going`: these are unloaded in any case. `used_within_s`: what was used since then stays. `in_use`: where idle
+    models are not enough for any speed, those in use go as well, once they are idle.
     Returns: how it fits then, and what has to go besides; nothing goes where nothing helps.
     """
     now = fit(report, need, freed=going)
     if now.how in ("gpu", "ram") or not report.resident:
         return now, ()
-    idle = [r for r in report.resident if is_evictable(r) and r.idle_s >= used_within_s and r not in going]
+    others = [resident for resident in report.resident if not resident.pinned and resident not in going]
+    idle = [resident for resident in others if is_evictable(resident) and resident.idle_s >= used_within_s]
     idle.sort(key=lambda resident: (-resident.idle_s, resident.digest))
+    found, victims = _least(report, need, now, going, idle)
+    if found.how == "no" and in_use:
+        busy = [resident for resident in others if not is_evictable(resident)]
+        busy.sort(key=lambda resident: (resident.active + resident.queued, resident.digest))
+        return _least(report, need, now, going, idle + busy)
+    return found, victims
+
+
+def _least(
+    report: NodeReport, need: Need, now: Fit, going: tuple[ResidentModel, ...], idle: list[ResidentModel]
+) -> tuple[Fit, tuple[ResidentModel, ...]]:
+    """As many of these, in order, as it takes."""
     fallback: tuple[Fit, tuple[ResidentModel, ...]] | None = (now, ()) if now.how == "partial" else None
     for count in range(1, len(idle) + 1):
         freed = tuple(idle[:count])

@@ -37,7 +37,7 @@ _ROUNDING_S = 1e-6
 
 Kind: TypeAlias = Literal["resident", "load"]
 Why: TypeAlias = Literal[
-    "draining", "excluded", "lost", "no_bytes", "no_room", "not_wanted", "too_small", "unknown_size"
+    "draining", "excluded", "lost", "no_bytes", "no_room", "not_wanted", "too_short", "too_small", "unknown_size"
 ]
 
 
@@ -105,7 +105,8 @@ class Refusal:
 def choose_route(view: View, request: RouteRequest) -> Route | Refusal:
     """Choose the node that is expected to begin its answer soonest.
 
-    1. Nodes that have the model in memory, large enough for the request. One on which nothing has run yet counts as
+    1. Nodes that have the model in memory, large enough for the request; of those with room for what is asked, or for
+       the whole prompt where no context is asked for, if there are any. One on which nothing has run yet counts as
        fast as the fastest of its kind: it would not be tried otherwise. Of those within `TIE_S` of the best, the one
        with the longest cached prefix, then the emptiest.
     2. Nodes that would have to load it, if one of them could be faster even so: fastest loaders first, as long as
@@ -115,10 +116,8 @@ def choose_route(view: View, request: RouteRequest) -> Route | Refusal:
     hosts = _believed(view.hosts(request.model, embedding=request.embedding))
     found: list[Candidate] = []
     limit_s = float("inf")
-    for node, host in hosts.items():
-        if host.queue_s > limit_s or not _is_wanted(node, request):
-            continue
-        if _takes(host.report, request) and can_serve(request, host.resident):
+    for host in _long_enough(_serving(hosts, request), request):
+        if host.queue_s <= limit_s:
             candidate = _resident(view, host, request)
             found.append(candidate)
             limit_s = min(limit_s, candidate.terms.total_s + TIE_S)
@@ -139,10 +138,14 @@ def consider(view: View, request: RouteRequest) -> tuple[list[Candidate], list[U
     could: list[Candidate] = []
     unfit: list[Unfit] = []
     hosts = _believed(view.hosts(request.model, embedding=request.embedding))
+    serving = _serving(hosts, request)
+    long_enough = _long_enough(serving, request)
     for report in view.nodes.values():
         host = hosts.get(report.node)
         if report.state != "up" or not _is_wanted(report.node, request):
             unfit.append(Unfit(report.node, report.name, _turned_away(report, request)))
+        elif host in serving and host not in long_enough:
+            unfit.append(Unfit(report.node, report.name, "too_short"))
         elif host is not None and can_serve(request, host.resident):
             could.append(_resident(view, host, request))
         elif isinstance(candidate := _load(view, report, request), Candidate):
@@ -182,6 +185,22 @@ def _believed(hosts: Mapping[NodeId, Host]) -> Mapping[NodeId, Host]:
         if speed := fastest.get(bool(hosts[node].report.devices)):
             believed[node] = hosts[node].believed(speed)
     return believed
+
+
+def _serving(hosts: Mapping[NodeId, Host], request: RouteRequest) -> list[Host]:
+    """Those that may be asked and have what is asked for in memory."""
+    return [
+        host
+        for node, host in hosts.items()
+        if _is_wanted(node, request) and _takes(host.report, request) and can_serve(request, host.resident)
+    ]
+
+
+def _long_enough(hosts: list[Host], request: RouteRequest) -> list[Host]:
+    """Those that need not cut the prompt; all of them, where each would have to."""
+    if request.context_tokens is None and len(hosts) > 1:
+        return [host for host in hosts if host.resident.context_tokens > request.prompt_tokens] or hosts
+    return hosts
 
 
 def _takes(report: NodeReport, request: RouteRequest) -> bool:
@@ -280,10 +299,11 @@ def _load(view: View, report: NodeReport, request: RouteRequest) -> Candidate | 
     if footprint is None:
         return Unfit(report.node, report.name, "unknown_size")
     host = view.hosts(request.model, embedding=request.embedding).get(report.node)
-    if host is not None and not is_evictable(host.resident):
+    if host is not None and not request.may_wait and not is_evictable(host.resident):
         return Unfit(report.node, report.name, "too_small")
     held = view.holders(request.model).get(report.node)
-    if not (held and held.is_complete) and not _has_source(view, request, but=report.node):
+    can_fetch = report.link_bytes_s > 0 and _has_source(view, request, but=report.node)
+    if not (held and held.is_complete) and not can_fetch:
         return Unfit(report.node, report.name, "no_bytes")
     terms, fit, victims = loading_terms(view, report, held, footprint, request)
     if fit.how == "no":
@@ -310,6 +330,6 @@ def _refusal(view: View, request: RouteRequest) -> Refusal:
     _, unfit = consider(view, request)
     if short := [node for node in unfit if node.why == "no_room"]:
         return Refusal("no_room", min(map(attrgetter("needed_bytes"), short)), max(n.free_bytes for n in short))
-    if any(node.why == "no_bytes" for node in unfit):
+    if all(node.why == "no_bytes" for node in unfit):
         return Refusal("unknown_model")
     return Refusal("unknown_size" if any(node.why == "unknown_size" for node in unfit) else "no_node")

@@ -7,6 +7,7 @@ lost is decided by whoever listens (node.peers); here a lost node is one whose r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
@@ -51,8 +52,7 @@ __all__ = [
     "prefill_bytes_s",
 ]
 
-# Until a node has measured its own: a gigabit link and a plain SSD.
-DEFAULT_LINK_BYTES_S = 100e6
+# Until a node has measured its own: a plain SSD.
 DEFAULT_LOAD_BYTES_S = 500e6
 # Until something has run there: weights (bytes) times prompt tokens, a second, of a small GPU and of a CPU.
 DEFAULT_GPU_PREFILL_BYTES_S = 4e12
@@ -198,11 +198,11 @@ class View:
         sent = {key: count for key, count in self.sent.items() if key[0] != node}
         return self._next(nodes, heard, sent, [_replace(old, known, None) for old in self._index])
 
-    def with_sent(self, node: NodeId, model: WeightsDigest, prompt_tokens: int) -> View:
-        """The view after a request was routed there."""
+    def with_sent(self, node: NodeId, model: WeightsDigest, prompt_tokens: int, *, requests: int = 1) -> View:
+        """The view after a request was routed there; negative numbers: one that has ended since."""
         key = (node, model)
         before = self.sent.get(key, _NOTHING_SENT)
-        sent = {**self.sent, key: Sent(before.requests + 1, before.prompt_tokens + prompt_tokens)}
+        sent = {**self.sent, key: Sent(before.requests + requests, before.prompt_tokens + prompt_tokens)}
         return self._next(self.nodes, self.heard_at_s, sent, self._index)
 
     def _next(
@@ -311,9 +311,9 @@ def _loading(report: NodeReport | None) -> Mapping[WeightsDigest, int]:
 def _loader(report: NodeReport | None) -> list[Loader]:
     if report is None or report.state != "up":
         return []
-    link = report.link_bytes_s or DEFAULT_LINK_BYTES_S
     load = report.load_bytes_s or DEFAULT_LOAD_BYTES_S
-    return [Loader(1 / load, report.node, 1 / link, most_room(report), prefill_bytes_s(report))]
+    fetch_s_per_byte = 1 / report.link_bytes_s if report.link_bytes_s else math.inf
+    return [Loader(1 / load, report.node, fetch_s_per_byte, most_room(report), prefill_bytes_s(report))]
 
 
 def prefill_bytes_s(report: NodeReport) -> float:
@@ -323,10 +323,10 @@ def prefill_bytes_s(report: NodeReport) -> float:
 
 def most_room(report: NodeReport) -> int:
     """More bytes than this no load can find on the node, whatever is unloaded for it."""
-    idle = sum(resident.size_bytes for resident in report.resident if is_evictable(resident))
-    return report.ram.free_bytes + sum(device.free_bytes for device in report.devices) + idle
+    evictable = sum(resident.size_bytes for resident in report.resident if not resident.pinned)
+    return report.ram.free_bytes + sum(device.free_bytes for device in report.devices) + evictable
 
 
 def is_evictable(resident: ResidentModel) -> bool:
-    """Whether it may be unloaded for another model."""
+    """Whether it may be unloaded for another model at once."""
     return not (resident.pinned or resident.active or resident.queued)

@@ -134,8 +134,8 @@ class NodeReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
         resident: in memory. `loading`: on their way there, with the bytes they will take.
         held: on disk. `held_unchanged`: left out, it is as it was in the report before; see `without_held`.
         waiting: requests that this node keeps in its own queue until some node has a place for them, by model.
-        link_bytes_s: measured speed at which it receives blobs from the others; `load_bytes_s`: from its disk to
-            its devices. 0: not measured yet.
+        link_bytes_s: speed at which it receives blobs from the others; 0: it does not.
+        load_bytes_s: from its disk to its devices. 0: not measured yet.
         prefill_bytes_s: prompt tokens a second times bytes of weights, over all that ran: what to expect of a model
             that has not run there. `decode_bytes_s`: the same of generated tokens.
         generation: of the Ray cluster that it takes part in or did last; 0: none. `follows`: that one's head.

@@ -221,4 +221,5 @@ def _request(known: KnownModel, prompt_tokens: int, context_tokens: int | None) 
         prompt_tokens=prompt_tokens,
         context_tokens=context_tokens,
         embedding=False,
+        may_wait=True,
     )

@@ -199,6 +199,7 @@ class Reporter:
             name=str(item.name),
             context_tokens=item.context_tokens,
             parallel=item.parallel,
+            default_context=item.default_context,
             embedding=item.embedding,
             size_bytes=item.size_bytes,
             gpu_bytes=item.vram_bytes,

@@ -129,6 +129,7 @@ class Resident:
             context_tokens=self.info.context_tokens,
             parallel=self.parallel,
             embedding=self.weights.embedding,
+            default_context=self.options.num_ctx is None,
             expires_at=self._expires_at(),
             info=self.info,
             active=active,

@@ -34,6 +34,7 @@ class LoadedModel(Struct, frozen=True, kw_only=True):
         name, digest: of the model that it was loaded for. `weights`: of what is in memory (`Model.weights_digest`).
         size_bytes: what llama.cpp allocated on all devices; `vram_bytes` of it on GPUs.
         context_tokens: per sequence; `parallel` sequences run at the same time.
+        default_context: no context was asked for when it was loaded.
         embedding: it was loaded to embed texts, and can't generate.
         expires_at: when it will be unloaded if nothing asks for it (aware); None: never.
         idle_s: since its last use; 0 while in use.
@@ -50,6 +51,7 @@ class LoadedModel(Struct, frozen=True, kw_only=True):
     context_tokens: int
     parallel: int
     embedding: bool
+    default_context: bool = False
     expires_at: datetime | None
     info: Loaded
     active: int

@@ -9,6 +9,7 @@ from coordinator.explain import explain_lines, route_header
 from coordinator.memory import Footprint
 from coordinator.route import Candidate, Refusal, Route, Unfit, choose_route, consider
 from coordinator.view import NodeReport
+from node.report import WeightsDigest
 from tests.support.clusters import FOOTPRINT, GIB, ME, MODEL, OTHER, held, loaded, machine, node_id, request, view_of
 
 
@@ -155,6 +156,50 @@ def test_idle_models_make_room_and_those_in_use_or_pinned_do_not() -> None:
             view_of(machine("a", loaded(OTHER, **keeping), free_gib=0.5)),
             request(10),  # type: ignore[arg-type]
         ) == Refusal("no_room", FOOTPRINT.need(4096, 1).total_bytes, GIB // 2)
+
+
+def test_who_may_wait_gets_the_room_of_what_is_in_use_once_that_has_ended() -> None:
+    busy = loaded(OTHER, active=4, queued=5, mean_job_s=2.0)
+    view = view_of(machine("a", busy, free_gib=0.5))
+    route = choose_route(view, request(10, may_wait=True))
+    assert isinstance(route, Route)
+    assert (route.kind, route.candidates[-1].evicted) == ("load", ("other:latest",))
+    assert route.terms.queue_s == 6.0
+    # Better at once elsewhere, idle models first, and never a pinned one.
+    both = view_of(machine("a", busy, free_gib=0.5), machine("b", free_gib=8))
+    assert chosen(choose_route(both, request(10, may_wait=True))) == "b"
+    third = WeightsDigest("sha256:" + "3" * 64)
+    mixed = view_of(machine("a", busy, loaded(third, idle_s=9.0, name="third"), free_gib=0.5))
+    assert choose_route(mixed, request(10, may_wait=True)).candidates[-1].evicted == ("third",)  # type: ignore[union-attr]
+    pinned = view_of(machine("a", loaded(OTHER, active=1, pinned=True), free_gib=0.5))
+    assert isinstance(choose_route(pinned, request(10, may_wait=True)), Refusal)
+
+
+def test_an_instance_that_is_too_small_is_replaced_when_it_is_idle_pinned_or_not() -> None:
+    for fields, queue_s in (({"pinned": True}, 0.0), ({"active": 2}, 1.0), ({}, 0.0)):
+        view = view_of(machine("a", loaded(context_tokens=2048, **fields)))
+        route = choose_route(view, request(10, context_tokens=16_384, may_wait=True))
+        assert isinstance(route, Route)
+        assert (route.kind, route.terms.queue_s) == ("load", queue_s)
+
+
+def test_a_prompt_goes_where_it_need_not_be_cut() -> None:
+    long, short = loaded(context_tokens=32_768, active=4, queued=9), loaded(context_tokens=4096)
+    view = view_of(machine("a", long), machine("b", short))
+    assert chosen(choose_route(view, request(1000))) == "b"
+    assert chosen(choose_route(view, request(10_000))) == "a"
+    assert [(node.node[0], node.why) for node in consider(view, request(10_000))[1]] == [("b", "too_short")]
+    assert chosen(choose_route(view_of(machine("b", short)), request(10_000))) == "b"
+    assert chosen(choose_route(view, request(10_000, context_tokens=2048))) == "b"
+
+
+def test_what_a_node_lacks_and_can_not_fetch_is_not_loaded_there() -> None:
+    lacks = machine("b", held=(), link_bytes_s=0.0, load_bytes_s=9e9, prefill_bytes_s=9e12)
+    holder = machine("a", prefill_bytes_s=1e10)
+    assert chosen(choose_route(view_of(holder, lacks), request(1000))) == "a"
+    draining = machine("a", state="draining")
+    assert choose_route(view_of(draining, lacks), request(1000)) == Refusal("no_node")
+    assert choose_route(view_of(machine("a", held=()), lacks), request(1000)) == Refusal("unknown_model")
 
 
 def test_a_model_used_just_now_is_evicted_less_gladly_than_one_forgotten() -> None:

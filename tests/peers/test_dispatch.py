@@ -309,6 +309,30 @@ async def test_a_model_too_large_for_every_node_is_refused_with_what_was_needed(
     assert caught.value.needed_bytes > caught.value.free_bytes
 
 
+async def test_room_that_a_load_takes_twice_in_the_numbers_is_waited_for(cluster) -> None:
+    async with cluster([CountingNode()]) as nodes:
+        await only_on(nodes)
+        inner = nodes[0].report_with
+        taken = {WeightsDigest("sha256:" + "2" * 64): 1 << 32}
+        nodes[0].lan.report_with = lambda report: replace(inner(report), loading=taken)
+        nodes[0].tell()
+        waiting = asyncio.create_task(answer(nodes[0]))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        nodes[0].lan.report_with = inner
+        nodes[0].tell()
+        assert text_of(await waiting) == whole_text()
+
+
+async def test_what_has_ended_since_a_nodes_report_is_not_counted_there(cluster, model: Model) -> None:
+    async with cluster([CountingNode(pause_s=0)]) as nodes:
+        # Reports would forget it as well.
+        nodes[0].cluster.take_own = lambda *_: None
+        await answer(nodes[0])
+        key = nodes[0].lan.id, WeightsDigest(str(model.weights_digest))
+        assert nodes[0].cluster.now.sent[key] == (0, 0)
+
+
 async def test_a_request_that_nobody_may_take_says_so(cluster) -> None:
     async with cluster([CountingNode()]) as nodes:
         inner = nodes[0].report_with
