@@ -66,7 +66,7 @@ async def _serve(
         first = asks[0]
         rendering = daemon.node.render(first.model, first.job, first.load, first.keep_alive_s)
         return json_response(envelope.rendered((await while_connected(request.receive, rendering)).text))
-    runs = [serving.run(daemon, ask) for ask in asks]
+    runs = serving.run_all(daemon, asks)
     if body.stream:
         chunks = stream_choices(envelope, choices, merge(runs), include_usage=body.stream_options.include_usage)
         return ChunkStream(chunks, media_type=SSE, error_chunk=error_event)

@@ -1,14 +1,16 @@
-"""Hand an ask to the node, and put what comes of it into the request's record."""
+"""Hand asks to the node, and put what comes of them into the request's record."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from api.request_record import REQUEST, RequestRecord
+from coordinator.asker import ASKER
 from node.telemetry.gen_ai import request_attributes
 
 if TYPE_CHECKING:
@@ -28,6 +30,25 @@ async def run(daemon: Daemon, ask: Ask) -> AsyncGenerator[Event, None]:
                 yield event
     finally:
         answer.end()
+
+
+def run_all(daemon: Daemon, asks: Sequence[Ask]) -> list[AsyncGenerator[Event, None]]:
+    """The events of each of one request's jobs.
+
+    A token that allows but so many requests at the same time has given this one a single place: its jobs then run one
+    after the other.
+    """
+    runs, grant = [run(daemon, ask) for ask in asks], ASKER.get()
+    if grant is None or grant.max_parallel is None:
+        return runs
+    place = asyncio.Lock()
+    return [_in_turn(place, events) for events in runs]
+
+
+async def _in_turn(place: asyncio.Lock, events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
+    async with place, aclosing(events) as coming:
+        async for event in coming:
+            yield event
 
 
 async def embed(daemon: Daemon, ask: EmbedAsk) -> Embedded:

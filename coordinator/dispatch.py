@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import msgspec
 
 from coordinator.asker import ASKER
+from coordinator.billing import Spend, billed, billed_embedding
 from coordinator.cluster_view import ClusterView
 from coordinator.cost import RouteRequest
 from coordinator.explain import explain_refusal, route_header
@@ -96,13 +97,19 @@ class Dispatcher:
         self._wait_limit_s = wait_limit_s
         self._given_up = False
 
-    async def run(
+    def run(
         self, model: Model, job: Job, options: LoadOptions, keep_alive_s: float | None = None
     ) -> AsyncGenerator[Event, None]:
         """Generate with the model wherever that begins soonest: `Delta` ... and `Done`, on however many nodes.
 
         Close the generator to cancel. Raises as `Supervisor.run`, and Unserved: the cluster can't go on with it.
         """
+        events, spend = self._run(model, job, options, keep_alive_s), self._purse()
+        return events if spend is None else billed(events, job.prompt, spend)
+
+    async def _run(
+        self, model: Model, job: Job, options: LoadOptions, keep_alive_s: float | None
+    ) -> AsyncGenerator[Event, None]:
         # Milliseconds on a prompt of a megabyte, and next to nothing on a usual one.
         marks = fingerprint(job.prompt)
         request = await self._request(model, options, marks, embedding=False)
@@ -123,8 +130,6 @@ class Dispatcher:
                     async with aclosing(events) as coming:
                         async for event in coming:
                             for passed_on in stream.take(attempt.number, event, time.monotonic()):
-                                if isinstance(passed_on, Done):
-                                    self._count(passed_on)
                                 yield passed_on
                                 if isinstance(passed_on, Done):
                                     return
@@ -139,6 +144,10 @@ class Dispatcher:
         self, model: Model, job: EmbedJob, options: LoadOptions, keep_alive_s: float | None = None
     ) -> Embedded:
         """Embed texts. Raises as `run`."""
+        work, spend = self._embed(model, job, options, keep_alive_s), self._purse()
+        return await (work if spend is None else billed_embedding(work, job, spend))
+
+    async def _embed(self, model: Model, job: EmbedJob, options: LoadOptions, keep_alive_s: float | None) -> Embedded:
         request = await self._request(model, options, Marks(), embedding=True)
         return await self._once(
             model, request, lambda node, span: node.embed(model, _traced(job, span), options, keep_alive_s), job
@@ -298,12 +307,12 @@ class Dispatcher:
             },
         )
 
-    def _count(self, done: Done) -> None:
-        """Take what was used out of the asker's tokens a minute."""
-        grant = ASKER.get()
-        if grant is not None and self._limits is not None:
-            used = done.usage.prompt_tokens + done.usage.output_tokens
-            self._limits.spend(grant.token_id, used, time.monotonic())
+    def _purse(self) -> Spend | None:
+        """What takes tokens out of those that the asker may use a minute; None: nobody counts them."""
+        grant, limits = ASKER.get(), self._limits
+        if grant is None or limits is None:
+            return None
+        return lambda tokens: limits.spend(grant.token_id, tokens, time.monotonic())
 
 
 def _traced(job: AnyJob, span: Span) -> AnyJob:

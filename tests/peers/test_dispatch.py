@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
@@ -15,11 +15,11 @@ from coordinator.asker import ASKER
 from coordinator.cluster_view import ClusterView
 from coordinator.dispatch import Dispatcher
 from coordinator.footprints import Footprints
-from coordinator.limits import Limits, LimitTable
+from coordinator.limits import Allowed, Limited, Limits, LimitTable
 from coordinator.view import HeldModel, RamReport, ResidentModel, WeightsDigest
 from node.errors import Closing, DoesNotFit, JobFailed, QueueFull, RunnerLost, Unserved
 from node.identity import Grant
-from node.jobs import Chat, Delta, Done, Event, Failed, Job, Message
+from node.jobs import Chat, Delta, Done, Embedded, EmbedJob, Event, Failed, Job, Message, Raw
 from node.peers import ModelNotThere, Serves
 from node.report import ManifestDigest, NodeReport
 from node.settings import Settings
@@ -283,15 +283,86 @@ async def test_closing_the_answer_cancels_it_on_the_other_node(cluster) -> None:
         await until(lambda: far.closed == 1)
 
 
+def spent(node: ClusterNode) -> int:
+    """Tokens that bob's token has used on this node."""
+    return node.dispatcher._limits.report(time.monotonic())["t"].tokens  # type: ignore[union-attr]
+
+
+@pytest.fixture
+def bob() -> Iterator[None]:
+    """Whoever asks, asks by bob's token."""
+    before = ASKER.set(Grant(token_id="t", name="bob", scopes=("infer",), issued_at_s=0, expires_at_s=1))
+    yield
+    ASKER.reset(before)
+
+
+def admit(node: ClusterNode) -> Allowed | Limited:
+    return node.dispatcher._limits.admit("t", Limits(tokens_per_minute=100), time.monotonic())  # type: ignore[union-attr]
+
+
+@pytest.mark.usefixtures("bob")
 async def test_what_an_answer_used_is_taken_out_of_its_askers_tokens(cluster) -> None:
     async with cluster([CountingNode()]) as nodes:
-        grant = Grant(token_id="t", name="bob", scopes=("infer",), issued_at_s=0, expires_at_s=1)
-        table = nodes[0].dispatcher._limits
-        allowed = table.admit("t", Limits(tokens_per_minute=100), time.monotonic())
-        ASKER.set(grant)
+        before = admit(nodes[0])
         await answer(nodes[0])
-        again = table.admit("t", Limits(tokens_per_minute=100), time.monotonic())
-    assert (allowed.tokens_left, again.tokens_left) == (100, 100 - 5 - WORDS)
+        after = admit(nodes[0])
+    assert (before, after) == (Allowed(tokens_left=100), Allowed(tokens_left=100 - 5 - WORDS))
+    assert spent(nodes[0]) == 5 + WORDS
+
+
+@pytest.mark.usefixtures("bob")
+async def test_an_answer_that_was_broken_off_costs_what_came_and_its_prompt(cluster) -> None:
+    prompt = Raw(prompt=tuple(range(30)))
+    async with cluster([CountingNode()]) as nodes:
+        admit(nodes[0])
+        run = nodes[0].dispatcher.run(nodes[0].model, replace(JOB, prompt=prompt), LoadOptions())
+        async with aclosing(run) as events:
+            for came in range(1, 4):
+                await anext(events)
+                assert spent(nodes[0]) == came
+        assert spent(nodes[0]) == 3 + 30
+
+
+@pytest.mark.usefixtures("bob")
+async def test_an_answer_that_goes_on_elsewhere_is_paid_for_once(cluster) -> None:
+    async with cluster([CountingNode(), CountingNode(stop_after=7, failure=RunnerLost("tiny", "gone"))]) as nodes:
+        await only_on(nodes, 1)
+        admit(nodes[0])
+        await answer(nodes[0])
+        assert spent(nodes[0]) == 5 + WORDS
+
+
+@pytest.mark.usefixtures("bob")
+async def test_a_request_that_was_refused_costs_no_tokens(cluster) -> None:
+    failed = JobFailed(Failed(job="", kind="context_exceeded", message="too long"))
+    async with cluster([CountingNode(stop_after=0, failure=failed)]) as nodes:
+        admit(nodes[0])
+        with pytest.raises(JobFailed):
+            await answer(nodes[0])
+        assert spent(nodes[0]) == 0
+
+
+@pytest.mark.usefixtures("bob")
+async def test_embeddings_are_paid_for_also_when_nobody_waits_for_them(
+    cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster([CountingNode()]) as nodes:
+        node, job = nodes[0], EmbedJob(id="e", inputs=(tuple(range(20)), "four bytes a token"))
+        admit(node)
+        await node.dispatcher.embed(node.model, job, LoadOptions())
+        assert spent(node) == 3
+        reached = asyncio.Event()
+
+        async def hang(*_: object) -> Embedded:
+            reached.set()
+            raise await asyncio.Future()
+
+        monkeypatch.setattr(node.lan.serves, "embed", hang)
+        waiting = asyncio.create_task(node.dispatcher.embed(node.model, job, LoadOptions()))
+        await reached.wait()
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        assert spent(node) == 3 + 20 + 4
 
 
 async def test_a_model_too_large_for_every_node_is_refused_with_what_was_needed(cluster, model: Model) -> None:

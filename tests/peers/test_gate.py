@@ -6,7 +6,9 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import httpx
@@ -24,7 +26,7 @@ from coordinator.asker import ASKER
 from coordinator.limits import LimitTable
 from node.identity import Grant, Identity, NodeId, issue_token
 from node.identity import Scope as TokenScope
-from node.jobs import Delta
+from node.jobs import Delta, Event
 from node.peers import PEER, Call, Caller, Endpoints, SharedModels
 from node.report import TokenUse
 from node.settings import Settings
@@ -228,6 +230,32 @@ async def test_the_rates_of_a_token_are_enforced_where_a_model_works_and_nowhere
     assert 1 <= int(answers[2].headers["retry-after"]) <= 30
     assert (await door.ask("GET", "/api/tags", token)).status_code == 200
     assert (await door.ask("POST", "/api/generate", door.token("infer"), json=body)).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("limits", "most"), [({"max_parallel": 1}, 1), ({"max_parallel": 3}, 1), ({}, 5)])
+async def test_the_answers_of_one_request_share_its_place(
+    door: Door, stream: bool, limits: dict[str, int], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    active, seen, run = 0, [], door.node.run
+
+    async def watched(*asked: Any) -> AsyncIterator[Event]:
+        nonlocal active
+        active += 1
+        seen.append(active)
+        try:
+            async with aclosing(run(*asked)) as events:
+                async for event in events:
+                    await asyncio.sleep(0)
+                    yield event
+        finally:
+            active -= 1
+
+    monkeypatch.setattr(door.node, "run", watched)
+    body = {"model": "tiny", "prompt": ["a", "b", "c", "d", "e"], "stream": stream}
+    answer = await door.ask("POST", "/v1/completions", door.token("infer", **limits), json=body)
+    assert (answer.status_code, answer.text.count("Hello")) == (200, 5)
+    assert (len(seen), max(seen)) == (5, most)
 
 
 ONE_AT_A_TIME = Grant(token_id="t", name="bob", scopes=("infer",), issued_at_s=0, expires_at_s=1, max_parallel=1)
