@@ -5,8 +5,9 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from tests.cluster.asking import OWN_TEMPLATE, loaded_on, only_loaded_on, stream
+from tests.cluster.asking import OWN_TEMPLATE, loaded_on, only_loaded_on, stream, unload_everywhere
 from tests.cluster.real_nodes import RealNode, await_all_up, until
+from tests.cluster.streams import LONG, Stream
 
 
 def test_every_node_sees_all_of_them(cluster: list[RealNode]) -> None:
@@ -105,6 +106,26 @@ def test_a_pinned_model_is_loaded_as_its_own_parameters_want_it(cluster: list[Re
     assert contexts() == {1536}
     a.ask("DELETE", "/api/cluster/pins/wide")
     a.ask("DELETE", "/api/delete", {"model": "wide"})
+
+
+def test_a_larger_context_is_waited_for_where_a_smaller_one_is_in_use(cluster: list[RealNode]) -> None:
+    a, *others = cluster
+    unload_everywhere(a, cluster)
+    for node in others:
+        node.ask("POST", f"/api/cluster/nodes/{node.name}/drain", {"drain": True})
+    until(lambda: all(a.states()[node.name] == "draining" for node in others), what="the drain")
+    try:
+        small = Stream(a, numbers=150, options=LONG["options"] | {"num_ctx": 1024}).await_text()
+        options = {"num_ctx": 2048, "num_predict": 2}
+        answer = a.ask("POST", "/api/generate", {"model": "demo", "prompt": "hi", "stream": False, "options": options})
+        assert answer["done"] is True
+        small.whole()
+        loaded = a.nodes()["a"]["resident"]
+        assert [model["context_tokens"] for model in loaded] == [2048]
+    finally:
+        for node in others:
+            node.ask("POST", f"/api/cluster/nodes/{node.name}/drain", {"drain": False})
+        await_all_up(cluster)
 
 
 def test_a_conversation_returns_to_the_node_that_has_it_in_its_cache(cluster: list[RealNode]) -> None:
