@@ -30,9 +30,15 @@ def create_cluster(client: Client, settings: Settings, name: str) -> None:
     print("To add a machine: run `ayni cluster invite` here, and `ayni join` with its line there.", file=sys.stderr)
 
 
-def invite(client: Client, *, expires_s: int | None, uses: int | None) -> None:
-    """Print one line that lets a machine join: alone on stdout, so that it can be piped."""
-    body = {key: value for key, value in (("expires_s", expires_s), ("uses", uses)) if value is not None}
+def invite(client: Client, *, expires_s: int | None, uses: int | None, plain: bool) -> None:
+    """Print one line that lets a machine join: alone on stdout, so that it can be piped.
+
+    Args:
+        plain: who joins by it does not get the cluster's root key.
+    """
+    keeper = False if plain else None
+    asked = (("expires_s", expires_s), ("uses", uses), ("keeper", keeper))
+    body = {key: value for key, value in asked if value is not None}
     made = client.ask("POST", "/api/cluster/invitations", body)
     if not (line := text_of(made, "invitation")):
         raise CommandError("the node answered without an invitation")

@@ -108,12 +108,13 @@ def _create(arguments: Namespace) -> int:
 def _invite_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--expires", type=_lifetime, metavar="DURATION", help="how long it counts (default 15m)")
     parser.add_argument("--uses", type=_count, metavar="N", help="how many machines may join with it (default 1)")
+    parser.add_argument("--plain", action="store_true", help="who joins gets no root key: it can't invite")
 
 
 def _invite(arguments: Namespace) -> int:
     from cli.cluster import invite
 
-    invite(_client(), expires_s=arguments.expires, uses=arguments.uses)
+    invite(_client(), expires_s=arguments.expires, uses=arguments.uses, plain=arguments.plain)
     return 0
 
 

@@ -41,17 +41,17 @@ def rename(member: ClusterNode, name: str) -> None:
     member.ledger_changed()
 
 
-def invite(member: ClusterNode, *, expires_s: float, uses: int) -> dict[str, Any]:
-    """Make an invitation."""
+def invite(member: ClusterNode, *, expires_s: float, uses: int, keeper: bool) -> dict[str, Any]:
+    """Make an invitation; `keeper`: who joins by it gets the root key."""
     try:
         with in_words():
             invitation = member.identity.invite(
-                member.addresses[:16], lifetime_s=expires_s, now_s=time.time(), uses=uses
+                member.addresses[:16], lifetime_s=expires_s, now_s=time.time(), uses=uses, keeper=keeper
             )
     except ValueError as error:
         raise BadRequest(str(error)) from None
     expires_at = datetime.fromtimestamp(invitation.expires_at_s, UTC)
-    return {"invitation": invitation.text, "expires_at": time_text(expires_at), "uses": uses}
+    return {"invitation": invitation.text, "expires_at": time_text(expires_at), "uses": uses, "keeper": keeper}
 
 
 def find_node(member: ClusterNode, text: str) -> NodeId:

@@ -18,10 +18,11 @@ class CreateClusterBody(Body):
 
 
 class InviteBody(Body):
-    """POST /api/cluster/invitations."""
+    """POST /api/cluster/invitations; `keeper`: who joins gets the cluster's root key."""
 
     expires_s: float = 900.0
     uses: int = 1
+    keeper: bool = True
 
 
 class JoinBody(Body):

@@ -87,7 +87,7 @@ async def invite(request: Request, body: Annotated[InviteBody, json_body(InviteB
     member = _member(request)
     from api.cluster import actions
 
-    return json_response(actions.invite(member, expires_s=body.expires_s, uses=body.uses))
+    return json_response(actions.invite(member, expires_s=body.expires_s, uses=body.uses, keeper=body.keeper))
 
 
 @router.get("/nodes")

@@ -68,7 +68,9 @@ def test_an_invitation_stands_alone_on_stdout(with_node: Command, node: Scripted
     assert plain.stdout == longer.stdout == f"{LINE}\n"
     assert "can join once until 2031-01-01 " in plain.stderr
     assert "can join 3 times until 2031-01-01 " in longer.stderr
-    assert node.asked_of("POST /api/cluster/invitations") == [{}, {"expires_s": 5400, "uses": 3}]
+    assert with_node("cluster", "invite", "--plain").stdout == f"{LINE}\n"
+    asked = node.asked_of("POST /api/cluster/invitations")
+    assert asked == [{}, {"expires_s": 5400, "uses": 3}, {"keeper": False}]
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,35 @@ def test_a_machine_that_left_or_was_removed_is_a_stranger_and_can_come_back_by_i
     await_all_up(cluster)
 
 
+def test_a_machine_may_be_a_member_without_the_root_key(cluster: list[RealNode]) -> None:
+    a, b, c = cluster
+    c.ask("DELETE", "/api/cluster")
+    plain = a.ask("POST", "/api/cluster/invitations", {"keeper": False})
+    assert plain["keeper"] is False
+    assert c.ask("POST", "/api/cluster/join", {"invitation": plain["invitation"]})["keeper"] is False
+    await_all_up(cluster)
+    assert not list(c.home.rglob("root.key"))
+    assert list(a.home.rglob("root.key"))
+    for method, path, body in (
+        ("POST", "/api/cluster/invitations", {}),
+        ("POST", "/api/cluster/tokens", {"name": "bob"}),
+        ("DELETE", "/api/cluster/nodes/b", None),
+        ("PATCH", "/api/cluster", {"name": "den"}),
+    ):
+        with pytest.raises(AssertionError, match=r"409 .* root key"):
+            c.ask(method, path, body)
+    made = b.ask("POST", "/api/cluster/tokens", {"name": "bob"})
+    until(lambda: "bob" in [token["name"] for token in c.ask("GET", "/api/cluster/tokens")["tokens"]])
+    with client(c, made["token"]) as bob:
+        assert bob.post("/api/generate", json={"model": "demo"}).status_code == 200
+    b.ask("DELETE", "/api/cluster/tokens/bob")
+    c.ask("DELETE", "/api/cluster")
+    until(lambda: set(a.states()) == set(b.states()) == {"a", "b"}, what="its leaving")
+    line = b.ask("POST", "/api/cluster/invitations", {})["invitation"]
+    assert c.ask("POST", "/api/cluster/join", {"invitation": line})["keeper"] is True
+    await_all_up(cluster)
+
+
 async def test_a_link_ends_with_its_nodes_membership_whatever_that_node_does(
     cluster: list[RealNode], tmp_path: Path
 ) -> None:
