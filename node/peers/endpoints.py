@@ -1,7 +1,8 @@
 """The paths below `/node/`, for other nodes only: the link that carries work, and calls with one answer each.
 
 A plain ASGI application. Who calls has been established by TLS and stands in the scope; only a call that is
-`open_to_strangers` (joining) answers anyone, and checks the credential in its own body.
+`open_to_strangers` (joining) answers anyone, and checks the credential in its own body. How many strangers there can be
+at once is up to the port (`api.lan`).
 """
 
 from __future__ import annotations
@@ -39,7 +40,6 @@ REMOVAL_FAULT: Final = "Removal"
 MAX_CALL_BYTES = 8 << 20
 MAX_STRANGER_BYTES = 64 << 10
 BODY_LIMIT_S = 10.0
-MAX_STRANGERS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,6 @@ class Endpoints:
         self.calls = dict(calls)
         self._node, self._models = node, models
         self._sessions: set[Session] = set()
-        self._strangers = 0
         self._closing = False
 
     def is_open(self, path: str) -> bool:
@@ -123,13 +122,8 @@ class Endpoints:
             log.debug("link closed peer=%s", peer)
 
     async def _call(self, call: Call, caller: Caller, receive: Receive, send: Send) -> None:
-        stranger = caller.node is None
-        if stranger and self._strangers >= MAX_STRANGERS:
-            await _answer(send, 429, Fault("CallRefused", (429, "too many at once; try again in a moment")))
-            return
-        self._strangers += stranger
         try:
-            body = await _body(receive, MAX_STRANGER_BYTES if stranger else MAX_CALL_BYTES)
+            body = await _body(receive, MAX_STRANGER_BYTES if caller.node is None else MAX_CALL_BYTES)
             await _answer(send, 200, await call.answer(caller, decode_as(call.request, body)))
         except CallRefused as refusal:
             await _answer(send, refusal.status, Fault("CallRefused", (refusal.status, refusal.reason)))
@@ -139,8 +133,6 @@ class Endpoints:
             await _answer(send, 400, Fault("CallRefused", (400, f"not understood: {error}"[:500])))
         except NodeError as error:
             await _answer(send, 503, fault_of(error))
-        finally:
-            self._strangers -= stranger
 
 
 async def _body(receive: Receive, limit_bytes: int) -> bytes:

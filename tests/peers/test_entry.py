@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ from node.identity import (
     NodeNames,
     Signed,
     VersionMismatch,
+    unchecked_context,
 )
 from node.peers import Call, Caller, PeerUnreachable, join_cluster
 from registry import ModelStore
@@ -50,6 +52,22 @@ async def test_an_invited_machine_joins_and_everybody_meets_it(tmp_path: Path, s
             assert report.name == "n9"
         finally:
             await third.close()
+
+
+async def test_requests_to_join_that_are_never_finished_keep_nobody_out(tmp_path: Path, store: ModelStore) -> None:
+    async with lan_nodes(tmp_path, [ScriptedNode()], [store]) as (first,), AsyncExitStack() as stack:
+        host, _, port = first.address.rpartition(":")
+        strangers = []
+        for _ in range(20):
+            reader, writer = await asyncio.open_connection(host, int(port), ssl=unchecked_context())
+            strangers.append((reader, writer))
+            stack.callback(writer.transport.abort)
+            writer.write(b"POST /node/join HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n")
+            assert b" 100 " in await reader.readline()  # its body is waited for
+        identity, _ = await join_cluster(
+            invite(first), IdentityStore(tmp_path / "a"), node_name="a", names=NAMES, software=SOFTWARE
+        )
+        assert identity.cluster_id == first.identity.cluster_id
 
 
 async def test_an_invitation_is_good_once(tmp_path: Path, store: ModelStore) -> None:
