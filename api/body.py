@@ -16,10 +16,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Val
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 
-from api.errors import BadRequest, BodyTooLarge, MissingBody
+from api.errors import BadRequest, BodyTooLarge, BodyTooSlow, MissingBody
 
 # Parsing this much takes about a millisecond; more is parsed beside the event loop.
 PARSE_ON_LOOP_BYTES = 256 << 10
+# What has come of a body is held in memory: so much more of it has to come in the time, or its end.
+PACE_BYTES = 1 << 20
+PACE_S = 30.0
 # A client that still sends after the limit may not read our answer before it is through: listen for a while.
 DISCARD_BYTES = 64 << 20
 DISCARD_S = 5.0
@@ -80,7 +83,7 @@ Parsed = TypeVar("Parsed", bound=Body)
 
 
 def json_body(kind: type[Parsed]) -> Any:
-    """A FastAPI dependency: the request's body as a `kind`. Raises BadRequest, BodyTooLarge."""
+    """A FastAPI dependency: the request's body as a `kind`. Raises BadRequest, BodyTooLarge, BodyTooSlow."""
 
     async def read(request: Request) -> Parsed:
         raw = await read_body(request, limit_bytes=request.app.state.daemon.settings.max_body_bytes)
@@ -92,19 +95,24 @@ def json_body(kind: type[Parsed]) -> Any:
 
 
 async def read_body(request: Request, *, limit_bytes: int) -> bytes:
-    """The whole body. Raises: BodyTooLarge; BadRequest: the client left before it was through."""
+    """The whole body. Raises: BodyTooLarge; BodyTooSlow; BadRequest: the client left before it was through."""
     length = request.headers.get("content-length", "")
-    chunks, total = [], 0
+    body, due_bytes = bytearray(), PACE_BYTES
     try:
-        async for chunk in request.stream():
-            total += len(chunk)
-            if total > limit_bytes or (length.isdecimal() and int(length) > limit_bytes):
-                await _discard(request)
-                raise BodyTooLarge(limit_bytes)
-            chunks.append(chunk)
+        async with asyncio.timeout(PACE_S) as pace:
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit_bytes or (length.isdecimal() and int(length) > limit_bytes):
+                    await _discard(request)
+                    raise BodyTooLarge(limit_bytes)
+                if len(body) >= due_bytes:
+                    due_bytes = len(body) + PACE_BYTES
+                    pace.reschedule(asyncio.get_running_loop().time() + PACE_S)
+    except TimeoutError:
+        raise BodyTooSlow from None
     except ClientDisconnect:
         raise BadRequest("the request body ended early") from None
-    return b"".join(chunks)
+    return bytes(body)
 
 
 async def _discard(request: Request) -> None:

@@ -4,6 +4,7 @@ ApiError
 ├── BadRequest          the request can't be understood or served as it is
 │   └── MissingBody     there is no body where one is needed
 ├── BodyTooLarge        the body is longer than this node reads
+├── BodyTooSlow         the body comes more slowly than this node waits for
 ├── UnknownModel        no such model, in the words that clients match on
 ├── Unauthenticated     the LAN port was asked without a token or node certificate, or with one that does not count
 ├── NotGranted          the token is good, but not for this
@@ -64,6 +65,13 @@ class BodyTooLarge(ApiError):
 
     def __str__(self) -> str:
         return f"request body too large: at most {self.limit_bytes} bytes are read (setting max_body)"
+
+
+class BodyTooSlow(ApiError):
+    """The client stopped sending in the middle of its request, or nearly so."""
+
+    def __str__(self) -> str:
+        return "the request body came too slowly"
 
 
 class UnknownModel(ApiError):
@@ -203,6 +211,7 @@ class NotOffered(ApiError):
 STATUS: Mapping[type[Exception], int] = {
     BadRequest: 400,
     BodyTooLarge: 413,
+    BodyTooSlow: 408,
     UnknownModel: 404,
     Unauthenticated: 401,
     NotGranted: 403,
@@ -303,7 +312,7 @@ def fault_of(error: Exception) -> Fault:
             return Fault(status, message, headers={"allow": error.allowed})
         case OSError():
             return Fault(status, f"{error.strerror or 'input/output error'}: {error.filename or 'unknown file'}")
-        case BodyTooLarge():
+        case BodyTooLarge() | BodyTooSlow():
             # The rest of the body is still on its way, so this connection can't carry another request.
             return Fault(status, message, headers={"connection": "close"})
     return Fault(status, message)

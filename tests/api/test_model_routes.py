@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +162,33 @@ async def test_a_body_is_read_up_to_the_limit(http: httpx.AsyncClient) -> None:
     assert (await http.post("/api/show", content=fits)).status_code == 400
     refused = await http.post("/api/show", content=b'{"model": "' + b"x" * (1 << 20) + b'"}')
     assert (refused.status_code, refused.headers["connection"]) == (413, "close")
+
+
+async def test_a_body_that_stops_coming_is_not_waited_for(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stalling() -> AsyncIterator[bytes]:
+        yield b'{"model": "'
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("api.body.PACE_S", 0.05)
+    async with asyncio.timeout(10):
+        refused = await http.post("/api/show", content=stalling())
+    assert (refused.status_code, refused.headers["connection"]) == (408, "close")
+    assert refused.json() == {"error": "the request body came too slowly"}
+
+
+async def test_a_long_body_may_take_longer_as_long_as_it_comes(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def steady() -> AsyncIterator[bytes]:
+        for piece in (b'{"model": "plain", "system": "', b"x" * 100, b"x" * 100, b'"}'):
+            yield piece
+            await asyncio.sleep(0.5)
+
+    monkeypatch.setattr("api.body.PACE_S", 1.2)
+    monkeypatch.setattr("api.body.PACE_BYTES", 20)
+    assert (await http.post("/api/show", content=steady())).status_code == 200
 
 
 async def test_a_folder_that_can_not_be_used_is_named(http: httpx.AsyncClient, node: ScriptedNode) -> None:
