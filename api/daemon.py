@@ -11,7 +11,7 @@ from api.errors import NotGranted, UnknownModel
 from api.request_record import REQUEST
 from node.jobs import Embedded, EmbedJob, Event, Job, Rendered
 from node.settings import Settings
-from node.supervisor import LoadedModel, LoadOptions
+from node.supervisor import LoadedModel, LoadOptions, WeightsKey
 from node.telemetry import Telemetry
 from registry import Digest, Model, ModelName, ModelNotFound, ModelStore
 
@@ -59,8 +59,12 @@ class Node(Protocol):
 class OwnNode(Node, Protocol):
     """This machine's part of a cluster."""
 
-    def keep(self, weights: frozenset[Digest]) -> None:
+    def keep(self, weights: frozenset[WeightsKey]) -> None:
         """Have these, and no others, make no room for what else is to be loaded."""
+        ...
+
+    def leave(self, weights: Digest, *, embedding: bool) -> None:
+        """Unload these weights as soon as no request uses them."""
         ...
 
     def let_go(self, weights: Digest, *, embedding: bool) -> None:

@@ -105,7 +105,10 @@ class PacedNode:
     async def unload(self, name: ModelName) -> bool:
         return False
 
-    def keep(self, weights: frozenset[Digest]) -> None:
+    def keep(self, weights: frozenset[tuple[Digest, bool]]) -> None:
+        pass
+
+    def leave(self, weights: Digest, *, embedding: bool) -> None:
         pass
 
     def let_go(self, weights: Digest, *, embedding: bool) -> None:

@@ -27,17 +27,18 @@ class Footprints:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._kept: dict[_Key, Footprint | None] = {}
+        self._kept: dict[_Key, Footprint] = {}
 
     async def of(self, model: Model, options: LoadOptions, *, embedding: bool) -> Footprint | None:
         """What the model takes; None: its weights are not on this machine, or damaged."""
         key = (model.digest.hex, embedding, options.num_batch)
-        if key in self._kept:
-            return self._kept[key]
+        if (kept := self._kept.get(key)) is not None:
+            return kept
         found = await asyncio.to_thread(self._work_out, model, options, embedding)
-        if len(self._kept) >= MAX_KEPT:
-            self._kept.pop(next(iter(self._kept)))
-        self._kept[key] = found
+        if found is not None:  # what is not here now may come
+            if len(self._kept) >= MAX_KEPT:
+                self._kept.pop(next(iter(self._kept)))
+            self._kept[key] = found
         return found
 
     def _work_out(self, model: Model, options: LoadOptions, embedding: bool) -> Footprint | None:

@@ -8,10 +8,11 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from node.errors import LoadFailure
 from node.jobs import Done, Embedded, EmbedJob, Event, Job, Rendered, Usage
 from node.peers import ModelNotThere
-from node.supervisor import LoadedModel, LoadOptions
-from registry import BlobNotFound
+from node.supervisor import LoadedModel, LoadOptions, WeightsKey
+from registry import BlobNotFound, RegistryError
 
 if TYPE_CHECKING:
     from api.daemon import OwnNode
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 # How fast a mean follows new measurements.
 _WEIGHT = 0.3
+# The load of a smaller model says more about starting a process than about reading a disk.
+_LEAST_LOAD_BYTES = 256 << 20
 # A prompt shorter than this says more about overheads than about speed.
 _LEAST_TOKENS = 8
 MAX_MEASURED = 256
@@ -55,25 +58,26 @@ class Work:
 class MeasuredNode:
     """The supervisor, with an eye on it. `on_change` is told when what is in memory may have changed.
 
-    A model whose weights are not here raises ModelNotThere: another node may have them.
+    A model whose weights are not here raises ModelNotThere, a damaged one LoadFailure: another node may have it whole.
     """
 
     def __init__(self, me: NodeId, node: OwnNode, on_change: Callable[[], None]) -> None:
         self._me, self._node, self._on_change = me, node, on_change
         self.speeds: dict[tuple[Digest, bool], Speed] = {}
-        self._pinned: frozenset[Digest] = frozenset()
+        self._pinned: frozenset[WeightsKey] = frozenset()
         self.prefill_bytes_s = 0.0
         self.decode_bytes_s = 0.0
+        self.load_bytes_s = 0.0
         self._loading: dict[Digest, list[int]] = {}
         self._working: dict[tuple[Digest, bool], Work] = {}
 
     @property
-    def pinned(self) -> frozenset[Digest]:
+    def pinned(self) -> frozenset[WeightsKey]:
         """What stays in memory whatever keep-alive a request names, and whatever else asks for its room."""
         return self._pinned
 
     @pinned.setter
-    def pinned(self, weights: frozenset[Digest]) -> None:
+    def pinned(self, weights: frozenset[WeightsKey]) -> None:
         self._pinned = weights
         self._node.keep(weights)
 
@@ -102,7 +106,7 @@ class MeasuredNode:
     ) -> Embedded:
         """As the supervisor's."""
         with self._at_work(model, options, embedding=True), self._noting_load(model):
-            embedded = await self._node.embed(model, job, options, self._stay_s(model, keep_alive_s))
+            embedded = await self._node.embed(model, job, options, self._stay_s(model, keep_alive_s, embedding=True))
             self._speed(model, embedding=True, took_s=embedded.compute_ns / 1e9)
             return embedded
 
@@ -116,7 +120,8 @@ class MeasuredNode:
     ) -> LoadedModel:
         """As the supervisor's."""
         with self._noting_load(model):
-            return await self._node.load(model, options, self._stay_s(model, keep_alive_s), embedding=embedding)
+            stay_s = self._stay_s(model, keep_alive_s, embedding=embedding)
+            return await self._node.load(model, options, stay_s, embedding=embedding)
 
     async def unload(self, name: ModelName) -> bool:
         """As the supervisor's."""
@@ -127,6 +132,12 @@ class MeasuredNode:
     def loaded(self) -> list[LoadedModel]:
         """As the supervisor's."""
         return self._node.loaded()
+
+    def leave(self, weights: Digest, *, embedding: bool) -> None:
+        """As the supervisor's; what is pinned stays."""
+        if (weights, embedding) not in self.pinned:
+            self._node.leave(weights, embedding=embedding)
+            self._on_change()
 
     def let_go(self, weights: Digest, *, embedding: bool) -> None:
         """As the supervisor's."""
@@ -146,8 +157,8 @@ class MeasuredNode:
             if not work.requests:
                 del self._working[key]
 
-    def _stay_s(self, model: Model, keep_alive_s: float | None) -> float | None:
-        return math.inf if model.weights_digest in self.pinned else keep_alive_s
+    def _stay_s(self, model: Model, keep_alive_s: float | None, *, embedding: bool = False) -> float | None:
+        return math.inf if (model.weights_digest, embedding) in self.pinned else keep_alive_s
 
     @contextmanager
     def _noting_load(self, model: Model) -> Iterator[Callable[[], None]]:
@@ -166,6 +177,7 @@ class MeasuredNode:
                 sizes.pop()
                 if not sizes:
                     self._loading.pop(model.weights_digest, None)
+                    self._measure_load(model)
                 self._on_change()
 
         self._on_change()
@@ -173,6 +185,8 @@ class MeasuredNode:
             yield loaded
         except BlobNotFound:
             raise ModelNotThere(self._me, str(model.name)) from None
+        except RegistryError as error:  # damaged here; another node may have it whole
+            raise LoadFailure(str(error)) from error
         finally:
             loaded()
 
@@ -184,6 +198,11 @@ class MeasuredNode:
         if usage.output_tokens > 1 and usage.output_ns:
             speed.decode_tokens_s = _mean(speed.decode_tokens_s, usage.output_tokens / usage.output_ns * 1e9)
             self.decode_bytes_s = _mean(self.decode_bytes_s, speed.decode_tokens_s * model.size_bytes)
+
+    def _measure_load(self, model: Model) -> None:
+        for item in self._node.loaded():
+            if item.weights == model.weights_digest and item.info.load_ns and model.size_bytes >= _LEAST_LOAD_BYTES:
+                self.load_bytes_s = _mean(self.load_bytes_s, model.size_bytes / item.info.load_ns * 1e9)
 
     def _speed(self, model: Model, *, embedding: bool, took_s: float) -> Speed:
         """What is known of these weights, after a request that took so long."""

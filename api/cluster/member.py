@@ -298,7 +298,9 @@ class ClusterNode:
         self.pins.suspend(on=self.reporter.draining)
         self.changed()
         self.report()  # from now on nothing that is asked here is sent here either
-        handing_over = self._handing_over is not None and not self._handing_over.done()
+        # One that has just been cancelled has not ended yet.
+        running = self._handing_over
+        handing_over = running is not None and not (running.done() or running.cancelling())
         if self._drained_for and not handing_over:
             self._handing_over = asyncio.create_task(self._hand_over(), name="hand over")
         elif not self._drained_for and self._handing_over is not None:

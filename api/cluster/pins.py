@@ -23,7 +23,7 @@ from registry import ModelName, ModelStore, RegistryError
 
 if TYPE_CHECKING:
     from api.cluster.measured import MeasuredNode
-    from node.supervisor import LoadedModel, LoadOptions
+    from node.supervisor import LoadedModel, LoadOptions, WeightsKey
     from registry import Model
 
 log = logging.getLogger(__name__)
@@ -91,13 +91,13 @@ class Pins:
             pinned = set()
             for text in () if self._suspended else sorted(self._names):
                 try:
-                    model = await asyncio.to_thread(self._store.resolve, ModelName.parse(text))
-                    pinned.add(model.weights_digest)
-                    self._node.pinned |= {model.weights_digest}
-                    if not any(item.weights == model.weights_digest and _stays(item) for item in self._node.loaded()):
-                        await self._node.load(model, _options(model), math.inf)
+                    model, key = await asyncio.to_thread(self._resolve, ModelName.parse(text))
+                    pinned.add(key)
+                    self._node.pinned |= {key}
+                    if not any(_key(item) == key and item.expires_at is None for item in self._node.loaded()):
+                        await self._node.load(model, _options(model), math.inf, embedding=key[1])
                         if text not in self._names:  # unpinned while it was being loaded
-                            pinned.discard(model.weights_digest)
+                            pinned.discard(key)
                             await self._restore_keep_alive(ModelName.parse(text))
                 except (NodeError, RegistryError) as error:
                     log.warning("pinned model %s is not loaded: %s", text, error)
@@ -112,12 +112,17 @@ class Pins:
 
     async def _restore_keep_alive(self, name: ModelName) -> None:
         try:
-            model = await asyncio.to_thread(self._store.resolve, name)
-            self._node.pinned -= {model.weights_digest}
-            if any(item.weights == model.weights_digest for item in self._node.loaded()):
-                await self._node.load(model, _options(model), self._keep_alive_s)
+            model, key = await asyncio.to_thread(self._resolve, name)
+            self._node.pinned -= {key}
+            if any(_key(item) == key for item in self._node.loaded()):
+                await self._node.load(model, _options(model), self._keep_alive_s, embedding=key[1])
         except (NodeError, RegistryError) as error:
             log.info("model %s keeps its time in memory: %s", name, error)
+
+    def _resolve(self, name: ModelName) -> tuple[Model, WeightsKey]:
+        """The model, and as what it is kept: one that can only embed is kept for that. Raises RegistryError."""
+        model = self._store.resolve(name)
+        return model, (model.weights_digest, "completion" not in model.capabilities())
 
     def _read(self) -> set[str]:
         try:
@@ -129,9 +134,8 @@ class Pins:
             return set()
 
 
-def _stays(loaded: LoadedModel) -> bool:
-    """Whether nothing but a person or a need for room unloads it."""
-    return loaded.expires_at is None and not loaded.embedding
+def _key(loaded: LoadedModel) -> WeightsKey:
+    return loaded.weights, loaded.embedding
 
 
 def _options(model: Model) -> LoadOptions:

@@ -26,7 +26,7 @@ from node.identity import UnusableFile, read_private, write_private
 from node.peers import Call, Caller, CallRefused, WentDown
 from node.ray_session import Formation, RaySessionError, RayStatus
 from node.supervisor import LoadOptions
-from registry import Model, RegistryError
+from registry import Digest, Model, RegistryError
 
 if TYPE_CHECKING:
     from api.cluster.member import ClusterNode
@@ -174,7 +174,7 @@ class Placing:
                 self._stand(None)
                 self.control.follow(None)
         self.control.report(report)
-        if self._mine is not None:
+        if self._mine is not None and not self._reach:
             for other in nodes.values():
                 if not other.ray_version and other.state != "lost":
                     self.control.tell(Reported(other))
@@ -267,11 +267,8 @@ class Placing:
                     options = LoadOptions(num_ctx=order.context_tokens, parallel=order.parallel)
                     model = self._model(digest)
                     await self._member.measured.load(model, options, embedding=order.embedding)
-                case Unload(model=digest):
-                    for item in self._member.measured.loaded():
-                        is_meant = str(item.weights) == digest and item.embedding == order.embedding
-                        if is_meant and item.weights not in self._member.measured.pinned:
-                            await self._member.measured.unload(item.name)
+                case Unload():
+                    self._member.measured.leave(Digest.parse(order.model), embedding=order.embedding)
         except (NodeError, RegistryError, OSError) as error:
             log.warning("order not carried out: %s", error)
             if isinstance(order, Load):

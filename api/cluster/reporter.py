@@ -24,7 +24,7 @@ from node.report import (
     ResidentModel,
     WeightsDigest,
 )
-from node.supervisor import LoadedModel, LoadOptions
+from node.supervisor import LoadedModel, LoadOptions, WeightsKey
 from registry import Model, ModelStore, RegistryError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SCAN_S = 5.0
-# Asking GPUs for their free memory starts a process.
+# Asking GPUs for their free memory starts a process: now and then, and when models have come or gone.
 DEVICES_S = 30.0
 # The list of stored models goes out whole for a while after it has changed, and for a second now and then for those
 # who missed it.
@@ -82,10 +82,16 @@ class Reporter:
         self._stored: list[Model] = []
         self._held_changed_s = -math.inf
         self._scan_now = asyncio.Event()
+        # What was in memory at the last report.
+        self._there: frozenset[WeightsKey] = frozenset()
 
     def report(self) -> NodeReport:
         """The node now."""
         self._sequence += 1
+        loaded = self._node.loaded()
+        if (there := frozenset((item.weights, item.embedding) for item in loaded)) != self._there:
+            self._there = there
+            self._scan_now.set()
         now = datetime.now(UTC)
         ram = read_ram()
         state: NodeState = "draining" if self.draining else "up"
@@ -112,11 +118,12 @@ class Reporter:
                 for gpu in gpus
             ),
             ram=RamReport(total_bytes=ram.total_bytes, free_bytes=ram.free_bytes),
-            resident=tuple(self._resident(item, now) for item in self._node.loaded()),
+            resident=tuple(self._resident(item, now) for item in loaded),
             loading={WeightsDigest(str(digest)): size for digest, size in self._node.loading().items()},
             held=self._held,
             prefill_bytes_s=self._node.prefill_bytes_s,
             decode_bytes_s=self._node.decode_bytes_s,
+            load_bytes_s=self._node.load_bytes_s,
             head_preference=self._head_preference,
             on_battery=self._on_battery,
             token_use=self._token_use(),
@@ -144,16 +151,17 @@ class Reporter:
 
     async def keep(self, on_change: Callable[[], None]) -> None:
         """Look after the models on disk and the devices, for ever."""
-        looked_s = -math.inf
+        looked_s, seen = -math.inf, None
         while True:
             self._scan_now.clear()
             try:
                 if await self._scan():
                     on_change()
-                if time.monotonic() - looked_s > DEVICES_S:
+                there, has_gpus = self._there, self._machine is not None and bool(self._machine.gpus)
+                if (has_gpus and there != seen) or time.monotonic() - looked_s > DEVICES_S:
                     self._machine = await self._devices.machine(refresh=True)
                     self._on_battery = _is_on_battery()
-                    looked_s = time.monotonic()
+                    looked_s, seen = time.monotonic(), there
             except (OSError, RegistryError) as error:
                 log.warning("stored models not read: %s", error)
             except Exception:  # the next look may do better
@@ -212,7 +220,7 @@ class Reporter:
             mean_job_s=speed.mean_job_s if speed else 0.0,
             idle_s=item.idle_s,
             expires_in_s=expires_in_s,
-            pinned=item.weights in self._node.pinned,
+            pinned=(item.weights, item.embedding) in self._node.pinned,
         )
 
 

@@ -411,7 +411,10 @@ class Peers:
 
     async def _look(self) -> None:
         while True:
-            self._apply(self.membership.look(time.monotonic()))
+            try:
+                self._apply(self.membership.look(time.monotonic()))
+            except Exception:  # silence has to be noticed all the same
+                log.exception("looking for silent members failed")
             await asyncio.sleep(LOOK_S)
 
     async def _remember(self) -> None:

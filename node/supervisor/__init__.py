@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from node.supervisor.plan import base_context
 from node.supervisor.supervisor import Supervisor
-from node.supervisor.types import LoadedModel, LoadOptions
+from node.supervisor.types import LoadedModel, LoadOptions, WeightsKey
 
-__all__ = ["LoadOptions", "LoadedModel", "Supervisor", "base_context"]
+__all__ = ["LoadOptions", "LoadedModel", "Supervisor", "WeightsKey", "base_context"]

@@ -8,12 +8,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from node.runner.protocol import Adapter, Loaded
 from node.supervisor.policy import Residency
 from node.supervisor.runner import Runner
-from node.supervisor.types import LoadedModel, LoadOptions
+from node.supervisor.types import LoadedModel, LoadOptions, WeightsKey
 
 if TYPE_CHECKING:
     from registry import Digest, Model
@@ -36,6 +37,15 @@ class Weights:
     adapters: tuple[Adapter, ...]
     template: str | None
     embedding: bool
+
+    @property
+    def key(self) -> WeightsKey:
+        """What makes them the same, wherever their files lie."""
+        return self.digest, self.embedding
+
+    def are_there(self) -> bool:
+        """Whether their files are where they were."""
+        return all(Path(path).exists() for path in (self.path, *(adapter.path for adapter in self.adapters)))
 
     @classmethod
     def of(cls, model: Model, *, embedding: bool) -> Weights:

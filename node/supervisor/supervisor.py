@@ -27,7 +27,7 @@ from node.supervisor.loading import start_resident
 from node.supervisor.policy import can_serve, choose_eviction, freed, most_models, retry_after_s
 from node.supervisor.resident import Claims, Resident, Weights
 from node.supervisor.runner import HANG_LIMIT_S, Runner
-from node.supervisor.types import LoadedModel, LoadOptions
+from node.supervisor.types import LoadedModel, LoadOptions, WeightsKey
 from node.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Supervisor:
         self._hang_limit_s = hang_limit_s
         self._slots: dict[Weights, _Slot] = {}
         self._weights: dict[tuple[Digest, bool], Weights] = {}
-        self._kept: frozenset[Digest] = frozenset()
+        self._kept: frozenset[WeightsKey] = frozenset()
         self._default_tokens = settings.context_length or 0  # of a request that asks for no context
         self._placing = asyncio.Lock()
         self._loads: set[asyncio.Task[Resident]] = set()
@@ -169,9 +169,17 @@ class Supervisor:
             self._settle(resident)
         return bool(found)
 
-    def keep(self, weights: frozenset[Digest]) -> None:
+    def keep(self, weights: frozenset[WeightsKey]) -> None:
         """Have these, and no others, make no room for what else is to be loaded; nor do they count as loaded models."""
         self._kept = weights
+
+    def leave(self, weights: Digest, *, embedding: bool) -> None:
+        """Unload these weights as soon as no request uses them; requests that come before that are still served."""
+        leaving = [slot.resident for slot in self._slots.values() if slot.weights.key == (weights, embedding)]
+        for resident in leaving:
+            if resident is not None:
+                resident.keep_alive_s = 0.0
+                self._settle(resident)
 
     def let_go(self, weights: Digest, *, embedding: bool) -> None:
         """End every request that is at work with these weights, with Closing: whoever asked may go on elsewhere.
@@ -179,7 +187,7 @@ class Supervisor:
         They stay in memory, and requests that come later are served.
         """
         for slot in self._slots.values():
-            if slot.resident and (slot.weights.digest, slot.weights.embedding) == (weights, embedding):
+            if slot.resident and slot.weights.key == (weights, embedding):
                 slot.resident.runner.let_go()
 
     def loaded(self) -> list[LoadedModel]:
@@ -278,7 +286,8 @@ class Supervisor:
 
     async def _weights_of(self, model: Model, *, embedding: bool) -> Weights:
         key = (model.weights_digest, embedding)
-        if (known := self._weights.get(key)) is None:
+        known = self._weights.get(key)
+        if known is None or not known.are_there():  # the model that they were read for may be gone, and its files
             known = await asyncio.to_thread(Weights.of, model, embedding=embedding)
             if len(self._weights) >= _MOST_REMEMBERED_MODELS:
                 self._weights.clear()
@@ -389,7 +398,7 @@ class Supervisor:
             self._default_tokens = self._settings.context_length or default_context_tokens(machine)
             most = most_models(self._settings.max_loaded_models, machine)
             residents = [slot.resident for slot in self._slots.values() if slot.resident]
-            residencies = [each.residency() for each in residents if each.weights.digest not in self._kept]
+            residencies = [each.residency() for each in residents if each.weights.key not in self._kept]
             with _naming(name):
                 plan.choose(shape, freed(machine, residencies), options, self._settings, weights)
             victims = choose_eviction(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import TypeAlias
 
 from msgspec import Struct
 
 from node.report import PrefixHash
 from node.runner.protocol import Loaded
 from registry import Digest, ModelName  # not only for type checking: these values travel between nodes
+
+# What is in memory (`Model.weights_digest`), and whether it is there to embed texts.
+WeightsKey: TypeAlias = tuple[Digest, bool]
 
 
 class LoadOptions(Struct, frozen=True, kw_only=True):

@@ -302,6 +302,28 @@ async def test_models_that_differ_in_name_only_share_a_runner(start: Any, make: 
     assert await node.unload(twin.name)
 
 
+async def test_weights_are_found_again_where_the_files_they_were_first_read_from_are_gone(
+    start: Any, make: Make, tmp_path: Path
+) -> None:
+    node, model = start(), make("a")
+    copied = tmp_path / "copy.json"
+    copied.write_bytes(model.weights.read_bytes())
+    copy = cast(Model, SimpleNamespace(**{**vars(model), "name": ModelName.parse("copy"), "weights": copied}))
+    await ask(node, copy, "count 1")
+    assert await node.unload(copy.name)
+    await until(lambda: not node.loaded())
+    copied.unlink()
+    assert await ask(node, model, "count 1") == "0 "
+
+
+async def test_only_the_kind_of_runner_that_is_meant_leaves(start: Any, make: Make) -> None:
+    node, model = start(), make("a")
+    await node.load(model, ANY)
+    await node.load(model, ANY, embedding=True)
+    node.leave(model.weights_digest, embedding=True)
+    await until(lambda: [loaded.embedding for loaded in node.loaded()] == [False])
+
+
 async def test_embeddings_get_a_runner_of_their_own_kind(start: Any, make: Make) -> None:
     node, model = start(), make("a")
     embedded = await node.embed(model, EmbedJob(id="e", inputs=("x", "y")), ANY)
@@ -321,7 +343,7 @@ async def test_the_least_recently_used_model_makes_room_for_another(start: Any, 
 
 async def test_a_model_that_is_kept_makes_no_room_until_it_is_no_longer(start: Any, make: Make) -> None:
     node, kept = start(max_loaded_models=1), make("a")
-    node.keep(frozenset({kept.weights_digest}))
+    node.keep(frozenset({(kept.weights_digest, False)}))
     for model in (kept, make("b"), make("c")):
         await node.load(model, ANY)
     assert sorted(names(node)) == ["a", "c"]
