@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from api.body import Body
+from coordinator.queue import MAX_PRIORITY
 
 DAY_S = 86400.0
 
@@ -48,7 +49,7 @@ class TokenBody(Body):
     max_parallel: int | None = Field(default=None, ge=1)
     expires_s: float = Field(default=30 * DAY_S, gt=0)
     weight: float = Field(default=1.0, gt=0, le=1000)
-    priority: int = Field(default=0, ge=-100, le=100)
+    priority: int = Field(default=0, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
 
 
 class ExplainBody(Body):

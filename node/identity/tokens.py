@@ -50,7 +50,8 @@ class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True):
         token_id: names the token in lists, logs and revocations; useless for anything else.
         models: shell patterns of model names; empty: every model.
         requests_per_minute, tokens_per_minute, max_parallel: None: no limit of its own.
-        weight: share of a busy queue, relative to other tokens. priority: higher goes first.
+        weight: share of a busy queue, relative to other tokens.
+        priority: a greater one has a greater share. What is more than the queue distinguishes counts as its most.
     """
 
     token_id: Annotated[str, Meta(min_length=1, max_length=64)]
