@@ -23,12 +23,12 @@ from node.identity import (
     IdentityError,
     IdentityStore,
     Invitation,
+    InvitationRefused,
     JoinAnswer,
     JoinRequest,
     Malformed,
     NodeKeys,
     NodeNames,
-    NotKeeper,
     Software,
     TrustAnchor,
     accept_join_answer,
@@ -39,7 +39,7 @@ from node.identity import (
 )
 from node.peers.caller import call_at, read_bounded
 from node.peers.endpoints import Call, Caller
-from node.peers.errors import PeerError, PeerUnreachable
+from node.peers.errors import NobodyUp, PeerError, PeerUnreachable
 from node.peers.link import unreachable
 from node.peers.membership import MemberRecord
 
@@ -107,6 +107,8 @@ class Registrar:
 
     async def leave(self) -> None:
         """Have a keeper revoke this node's certificate. Raises IdentityError, PeerError: nobody could be told."""
+        if not len(self._peers.membership):
+            return  # the cluster ends with its last member
         await self._ask_keepers("leave", Leave(), Left)
 
     def remove(self, node: NodeId) -> None:
@@ -117,7 +119,7 @@ class Registrar:
 
     async def _ask_keepers(self, name: str, request: Struct, answer: type[Answer]) -> Answer:
         """Ask the members that are up, one after the other, until one does it. Raises the last one's error."""
-        error: Exception = NotKeeper()
+        error: Exception = NobodyUp()
         for member in self._peers.membership:
             if member.state != "up":
                 continue
@@ -128,7 +130,14 @@ class Registrar:
         raise error
 
     async def _answer_join(self, caller: Caller, request: JoinRequest) -> Welcome:
-        joined = self._identity.answer_join(request, software=self._software, now_s=time.time())
+        try:
+            joined = self._identity.answer_join(request, software=self._software, now_s=time.time())
+        except IdentityError as refusal:
+            # Anybody can send what proves no invitation, as often as they like: that is not worth a line.
+            proven = not (isinstance(refusal, InvitationRefused) and refusal.reason in ("unknown", "forged"))
+            level = logging.WARNING if proven else logging.DEBUG
+            log.log(level, 'node not joined address=%s reason="%s"', caller.address, refusal)
+            raise
         log.info("node joined node=%s name=%s address=%s", joined.node, joined.node_name, caller.address)
         self._peers.remember(MemberRecord(node=joined.node, name=joined.node_name))
         return Welcome(answer=joined.answer, members=(self._peers.record(), *self._peers.membership.records()))

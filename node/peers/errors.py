@@ -1,6 +1,7 @@
 """What can go wrong between two nodes.
 
 PeerError
+├── NobodyUp            no other member can be reached at all
 ├── PeerUnreachable     no connection could be made: refused, timed out, wrong certificate
 ├── PeerLost            the link broke, or the node fell silent, while it was working for us
 ├── PeerRefused         the node answered that it would not
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 
 class PeerError(NodeError):
     """Another node could not do what it was asked."""
+
+
+class NobodyUp(PeerError):
+    """Another member is needed, and none is up."""
+
+    def __str__(self) -> str:
+        return "no other machine of the cluster can be reached"
 
 
 class PeerUnreachable(PeerError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -34,6 +35,12 @@ NAMES = NodeNames.of((ADDRESSES[2],))
 def invite(node: LanNode, *, addresses: tuple[str, ...] = (), uses: int = 1, keeper: bool = True) -> Invitation:
     made = node.identity.invite((*addresses, node.address), lifetime_s=60, now_s=time.time(), uses=uses, keeper=keeper)
     return Invitation.parse(made.text)
+
+
+def not_joined(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The reasons for refusals that the inviting member's operator can read."""
+    lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    return [line.partition('reason="')[2].rstrip('"') for line in lines if line.startswith("node not joined address=")]
 
 
 async def test_an_invited_machine_joins_and_everybody_meets_it(tmp_path: Path, store: ModelStore) -> None:
@@ -70,21 +77,31 @@ async def test_requests_to_join_that_are_never_finished_keep_nobody_out(tmp_path
         assert identity.cluster_id == first.identity.cluster_id
 
 
-async def test_an_invitation_is_good_once(tmp_path: Path, store: ModelStore) -> None:
+async def test_an_invitation_is_good_once(tmp_path: Path, store: ModelStore, caplog: pytest.LogCaptureFixture) -> None:
     async with lan_nodes(tmp_path, [ScriptedNode()], [store]) as (first,):
         invitation = invite(first)
         await join_cluster(invitation, IdentityStore(tmp_path / "a"), node_name="a", names=NAMES, software=SOFTWARE)
         with pytest.raises(InvitationRefused, match="used already"):
             await join_cluster(invitation, IdentityStore(tmp_path / "b"), node_name="b", names=NAMES, software=SOFTWARE)
+        assert not_joined(caplog) == [
+            "the invitation has been used already; ask for a new one with `ayni cluster invite`"
+        ]
+        first.identity.invitations.cancel(invitation.id, now_s=time.time())
+        with pytest.raises(InvitationRefused, match="not known here"):
+            await join_cluster(invitation, IdentityStore(tmp_path / "b"), node_name="b", names=NAMES, software=SOFTWARE)
+        assert len(not_joined(caplog)) == 1, "strangers could fill the log"
         with pytest.raises(AlreadyMember):
             await join_cluster(invitation, IdentityStore(tmp_path / "a"), node_name="a", names=NAMES, software=SOFTWARE)
 
 
-async def test_a_machine_with_another_python_is_told_so(tmp_path: Path, store: ModelStore) -> None:
+async def test_both_sides_are_told_of_another_python(
+    tmp_path: Path, store: ModelStore, caplog: pytest.LogCaptureFixture
+) -> None:
     async with lan_nodes(tmp_path, [ScriptedNode()], [store]) as (first,):
         other = replace(SOFTWARE, python="3.12.1")
         with pytest.raises(VersionMismatch, match=r"3\.12 can't join a cluster with Python 3\.11"):
             await join_cluster(invite(first), IdentityStore(tmp_path / "a"), node_name="a", names=NAMES, software=other)
+        assert not_joined(caplog) == ["Python 3.12 can't join a cluster with Python 3.11; install the same version"]
 
 
 async def test_addresses_that_do_not_answer_are_passed_over_and_nothing_hangs(
