@@ -125,8 +125,14 @@ def cluster_url(cluster: dict[str, Any]) -> str:
 def leave(client: Client) -> None:
     """Take this machine out of its cluster."""
     with stderr_spinner("leaving"):
-        client.ask("DELETE", "/api/cluster", timeout_s=JOIN_LIMIT_S)
+        left = client.ask("DELETE", "/api/cluster", timeout_s=JOIN_LIMIT_S)
     print("left the cluster; this machine goes on alone")
+    if left.get("told") is False:
+        print(
+            "No other machine of the cluster was told: they list this one as lost, and its certificate still counts.\n"
+            "On one of them run: ayni cluster remove NAME",
+            file=sys.stderr,
+        )
 
 
 def remove(client: Client, node: str) -> None:

@@ -61,9 +61,9 @@ def _priority(text: str) -> int:
     try:
         priority = int(text)
     except ValueError:
-        priority = 1000
-    if not -100 <= priority <= 100:
-        raise ArgumentTypeError(f"must be a whole number from -100 to 100, not {text!r}")
+        priority = 100
+    if not -4 <= priority <= 4:
+        raise ArgumentTypeError(f"must be a whole number from -4 to 4, not {text!r}")
     return priority
 
 
@@ -93,7 +93,7 @@ def _name_argument(parser: ArgumentParser) -> None:
 
 
 def _node_argument(parser: ArgumentParser) -> None:
-    parser.add_argument("node", metavar="NODE", help="name or id of a machine, as `ayni nodes` shows it")
+    parser.add_argument("node", type=_named, metavar="NODE", help="name or id of a machine, as `ayni nodes` shows it")
 
 
 def _create(arguments: Namespace) -> int:
@@ -184,7 +184,7 @@ def _token_arguments(parser: ArgumentParser) -> None:
     flag("--max-parallel", type=_count, metavar="N", help="requests at the same time at most")
     flag("--expires", type=_lifetime, default="30d", metavar="DURATION", help="how long it counts (default 30d)")
     flag("--weight", type=_weight, metavar="X", help="share of a busy queue, relative to other tokens (default 1)")
-    flag("--priority", type=_priority, metavar="N", help="-100 to 100; higher goes first (default 0)")
+    flag("--priority", type=_priority, metavar="N", help="-4 to 4; each step is four times the share (default 0)")
 
 
 def _token_create(arguments: Namespace) -> int:
@@ -217,7 +217,7 @@ def _token_list(arguments: Namespace) -> int:
 
 
 def _which_argument(parser: ArgumentParser) -> None:
-    parser.add_argument("which", metavar="NAME-OR-ID", help="a token, as `ayni token list` shows it")
+    parser.add_argument("which", type=_named, metavar="NAME-OR-ID", help="a token, as `ayni token list` shows it")
 
 
 def _token_revoke(arguments: Namespace) -> int:
@@ -255,7 +255,8 @@ def _drain(arguments: Namespace) -> int:
 def _pin_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="name of a model")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--nodes", action="append", default=[], metavar="NODE,NODE", help="only on these machines")
+    several: dict[str, Any] = {"type": _named, "action": "append", "default": []}
+    how.add_argument("--nodes", **several, metavar="NODE,NODE", help="only on these machines")
     how.add_argument("--remove", action="store_true", help="pin it no longer")
 
 

@@ -8,6 +8,7 @@ from urllib.parse import quote
 from cli.client import Client
 from cli.errors import CommandError
 from cli.fields import list_of
+from cli.terminal import stderr_spinner
 from cli.text import cell
 
 # Running answers are moved elsewhere one by one.
@@ -40,8 +41,11 @@ def drain(client: Client, node: str, *, undo: bool) -> None:
 
 def pin(client: Client, model: str, nodes: tuple[str, ...]) -> None:
     """Have a model stay in memory: on these machines, or where the cluster thinks best."""
-    client.ask("POST", "/api/cluster/pins", {"model": model} | ({"nodes": list(nodes)} if nodes else {}))
-    print(f"pinned '{cell(model)}'" + (f" on {cell(', '.join(nodes))}" if nodes else ""))
+    body = {"model": model} | ({"nodes": list(nodes)} if nodes else {})
+    with stderr_spinner("loading"):
+        made = client.ask("POST", "/api/cluster/pins", body, timeout_s=None)
+    pinned = [node for node in list_of(made, "nodes") if isinstance(node, str)]
+    print(f"pinned '{cell(model)}' on {cell(', '.join(pinned))}")
 
 
 def unpin(client: Client, model: str) -> None:

@@ -297,7 +297,7 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "node_name",
-        "What this machine is called in its cluster.",
+        "What this machine is called in its cluster; without it, the host name it had when it joined.",
         "a name of up to 63 printable characters",
         "the host name",
         parse_name,

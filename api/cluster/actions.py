@@ -13,14 +13,17 @@ from api.clock import time_text
 from api.cluster import views
 from api.cluster.errors import in_words
 from api.cluster.pins import Pin, PinAnswer
-from api.errors import BadRequest, Conflict, UnknownItem
+from api.errors import BadRequest, Conflict, OutOfReach, UnknownItem
+from api.options import merge_options
 from coordinator.cost import RouteRequest
 from coordinator.explain import explain_lines, explain_refusal
-from coordinator.route import Refusal, choose_route
+from coordinator.route import Refusal, choose_route, consider
 from node.discovery import Myself, NoMulticast, interfaces_in_use, judge_all, look_around
 from node.errors import NodeError
 from node.identity import issue_token
+from node.peers import CallRefused, ModelNotThere, PeerLost, PeerRefused, PeerUnreachable
 from node.report import WeightsDigest
+from registry import ModelNotFound, RegistryError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from api.cluster.member import ClusterNode
     from api.daemon import Daemon, KnownModel
     from node.identity import NodeId
+    from node.supervisor import LoadOptions
+    from registry import Model
 
 LISTEN_S = 2.0
 
@@ -68,13 +73,16 @@ def find_node(member: ClusterNode, text: str) -> NodeId:
 
 
 def remove(member: ClusterNode, node: NodeId) -> None:
-    """Remove another member."""
+    """Remove another member. Raises Conflict: it is this one, which leaves rather than being removed by itself."""
+    if node == member.me:
+        raise Conflict("this is the machine itself that is asked; to take it out, run `ayni cluster leave` on it")
     with in_words():
         member.remove(node)
 
 
 async def drain(member: ClusterNode, node: NodeId, *, on: bool) -> None:
     """Drain a member, or end that."""
+    _need_up(member, node)
     with in_words():
         await member.drain_node(node, on=on)
 
@@ -172,24 +180,58 @@ def explain(
         "cached_tokens": route.cached_tokens,
         "candidates": [
             {"node": each.name, "node_id": each.node, "kind": each.kind, "terms": each.terms._asdict()}
-            for each in route.candidates
+            for each in consider(view, request)[0]
         ],
     }
 
 
 async def pin(member: ClusterNode, known: KnownModel, nodes: Sequence[str]) -> list[str]:
-    """Pin a model. Returns: the names of the nodes that keep it now."""
+    """Pin a model. Returns: the names of the nodes that keep it now.
+
+    Raises: OutOfReach: one of the nodes can't be reached, so none was asked; Conflict: why it is not pinned, or where
+        it is and why not on the others.
+    """
     if nodes:
-        chosen = [find_node(member, text) for text in nodes]
+        chosen = list(dict.fromkeys(find_node(member, text) for text in nodes))
     else:
         route = choose_route(member.view.now, _request(known, 0, None))
         if isinstance(route, Refusal):
             raise Conflict(explain_refusal(route))
         chosen = [route.node]
-    with in_words():
-        for node in chosen:
-            await _tell_pin(member, node, Pin(name=known.model.name.full, pinned=True))
-    return [_name_of(member, node) for node in chosen]
+    for node in chosen:
+        _need_up(member, node)
+    outcomes = await asyncio.gather(*(_load_and_pin(member, node, known) for node in chosen))
+    pinned = [_name_of(member, node) for node, failure in zip(chosen, outcomes, strict=True) if not failure]
+    if failures := [failure for failure in outcomes if failure]:
+        raise Conflict("; ".join(failures) + (f"; it is pinned on {', '.join(pinned)}" if pinned else ""))
+    return pinned
+
+
+async def _load_and_pin(member: ClusterNode, node: NodeId, known: KnownModel) -> str:
+    """Have a node keep a model that it has been able to load; one that is drained will load it later.
+
+    Returns: why it does not; "": it does.
+    """
+    model, name = known.model, _name_of(member, node)
+    serves = member.measured if node == member.me else member.peers.node(node)
+    report = member.view.now.nodes.get(node)
+    try:
+        if report is not None and report.state == "up":
+            await serves.load(model, _load_options(model), embedding="completion" not in known.capabilities)
+        await _tell_pin(member, node, Pin(name=model.name.full, pinned=True))
+    except (NodeError, RegistryError) as error:
+        return f"'{name}' can't keep model '{model.name}': {_without_id(error)}"
+    return ""
+
+
+def _without_id(error: Exception) -> str:
+    """What a node answered, for a sentence that names the node already."""
+    match error:
+        case ModelNotFound() | ModelNotThere() | PeerRefused(status=404) | CallRefused(status=404):
+            return "it is not stored there"
+        case PeerUnreachable() | PeerLost() | PeerRefused():
+            return error.reason
+    return str(error)
 
 
 async def unpin(member: ClusterNode, known: KnownModel) -> list[str]:
@@ -211,15 +253,30 @@ async def _tell_pin(member: ClusterNode, node: NodeId, order: Pin) -> PinAnswer:
 
 
 def _name_of(member: ClusterNode, node: NodeId) -> str:
-    report = member.view.now.nodes.get(node)
-    return report.name if report is not None else node
+    if (report := member.view.now.nodes.get(node)) is not None:
+        return report.name
+    other = member.membership.get(node)
+    return other.name if other is not None and other.name else node
+
+
+def _need_up(member: ClusterNode, node: NodeId) -> None:
+    """Raises OutOfReach: the node is known not to answer, so that nobody has to wait until it does not."""
+    if node != member.me and not member.membership.is_up(node):
+        other = member.membership.get(node)
+        reason = f" ({other.down_reason})" if other is not None else ""
+        raise OutOfReach(f"'{_name_of(member, node)}' can't be reached{reason}")
+
+
+def _load_options(model: Model, context_tokens: int | None = None) -> LoadOptions:
+    """As a request that names no option but this one would load the model."""
+    return merge_options(model.parameters, {"num_ctx": context_tokens}).load_options()
 
 
 def _request(known: KnownModel, prompt_tokens: int, context_tokens: int | None) -> RouteRequest:
     return RouteRequest(
         model=WeightsDigest(str(known.model.weights_digest)),
         prompt_tokens=prompt_tokens,
-        context_tokens=context_tokens,
+        context_tokens=_load_options(known.model, context_tokens).num_ctx,
         embedding=False,
         may_wait=True,
     )

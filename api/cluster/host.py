@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import socket
@@ -38,7 +39,7 @@ class ClusterHost:
         self._daemon, self._devices, self._local = daemon, devices, own
         self._folder = daemon.settings.state_dir / "cluster"
         self._changing = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._retiring: asyncio.Task[None] | None = None
 
     @property
@@ -81,21 +82,28 @@ class ClusterHost:
                 )
                 return await self._begin(identity, sockets.take(), members)
 
-    async def leave(self, *, farewell: bool = True) -> None:
-        """Belong to no cluster any more. Raises Conflict: it belongs to none."""
+    async def leave(self, *, farewell: bool = True) -> bool:
+        """Belong to no cluster any more. Raises Conflict: it belongs to none.
+
+        Returns: whether the others, if there are any, were told and have revoked this machine's certificate.
+        """
         async with self._changing:
             if not self.belongs:
                 raise Conflict("this machine belongs to no cluster")
             member, self.member = self.member, None
             self._daemon.node, self._daemon.shelf.elsewhere = self._local, None
             if member is not None:
-                if farewell:
-                    await member.say_farewell()
+                told = farewell and await member.say_farewell()
                 await member.close(drain_s=1.0)
+            else:
+                from node.peers import AddressBook
+
+                told = not AddressBook(self._folder).read()
             self._store().forget()
             for name in ("members.json", "pins", "started"):
                 (self._folder / name).unlink(missing_ok=True)
             log.info("left the cluster")
+            return told
 
     def retire(self) -> float:
         """The daemon is about to end: give its work away. Returns: for how long its clients' streams may go on."""
@@ -127,7 +135,6 @@ class ClusterHost:
             await member.close()
 
     async def _return(self) -> None:
-        from api.cluster.lan_sockets import open_sockets
         from node.identity import IdentityError
 
         while True:
@@ -137,10 +144,12 @@ class ClusterHost:
                         store = self._store()
                         store.clear_away()
                         identity = store.open(now_s=time.time())
-                        await self._begin(identity, open_sockets(self._daemon.settings))
+                        identity.call_node(self._daemon.settings.node_name)
+                        with self._lan_port() as sockets:
+                            await self._begin(identity, sockets.take())
                 self.trouble = ""
                 return
-            except (IdentityError, OSError) as error:
+            except (IdentityError, Conflict, OSError) as error:
                 if str(error) != self.trouble:
                     log.error("not in the cluster yet: %s", error)
                 self.trouble = str(error)
@@ -195,7 +204,7 @@ class ClusterHost:
 
         return ray_versions().ray if self._daemon.settings.ray == "auto" else ""
 
-    def _own(self, work: Coroutine[Any, Any, None]) -> None:
+    def _own(self, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -219,9 +228,9 @@ class _LanPort:
         try:
             self._sockets = open_sockets(self._settings)
         except OSError as error:
-            port = self._settings.lan_port
+            setting = "lan_host" if error.errno == errno.EADDRNOTAVAIL else "lan_port"
             raise Conflict(
-                f"the LAN port {port} can't be opened ({error.strerror}); see the setting lan_port"
+                f"the LAN port {self._settings.lan_port} can't be opened ({error.strerror}); see the setting {setting}"
             ) from None
         return self
 

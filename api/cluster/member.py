@@ -325,13 +325,15 @@ class ClusterNode:
         self.view.forget(node)
         self.endpoints.end_sessions(node)
 
-    async def say_farewell(self) -> None:
-        """Have the others revoke this node's certificate, as it leaves for good."""
+    async def say_farewell(self) -> bool:
+        """Have the others revoke this node's certificate, as it leaves for good. False: none of them could be told."""
         self._parted = True
         try:
             await self._registrar.leave()
         except (IdentityError, NodeError) as error:
-            log.warning("no other member could be told that this machine leaves: %s", error)
+            log.warning("no other member was told that this machine leaves: %s", error)
+            return False
+        return True
 
     def ledger_changed(self) -> None:
         """Signed records were added here: everybody is to know."""

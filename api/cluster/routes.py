@@ -65,9 +65,9 @@ async def rename(request: Request, body: Annotated[CreateClusterBody, json_body(
 
 @router.delete("")
 async def leave(request: Request) -> Response:
-    """Belong to no cluster any more; the others revoke this machine's certificate."""
-    await _host(request).leave()
-    return json_response({"member": False, "active": False, "reason": ""})
+    """Belong to no cluster any more; the others revoke this machine's certificate, if one of them can be told."""
+    told = await _host(request).leave()
+    return json_response({"member": False, "active": False, "reason": "", "told": told})
 
 
 @router.post("/join")
@@ -99,20 +99,18 @@ async def nodes(request: Request) -> Response:
     return json_response({"nodes": views.nodes(member)})
 
 
-@router.delete("/nodes/{node}")
+@router.delete("/nodes/{node:path}")
 async def remove_node(request: Request, node: str) -> Response:
-    """Remove a member: its certificate counts no longer."""
+    """Remove another member: its certificate counts no longer."""
     member = _member(request)
     from api.cluster import actions
 
     found = actions.find_node(member, node)
-    if found == member.me:
-        return await leave(request)
     actions.remove(member, found)
     return json_response({"removed": found})
 
 
-@router.post("/nodes/{node}/drain")
+@router.post("/nodes/{node:path}/drain")
 async def drain(request: Request, node: str, body: Annotated[DrainBody, json_body(DrainBody)]) -> Response:
     """Have a member take no new work, or take it again."""
     member = _member(request)
@@ -149,7 +147,7 @@ async def list_tokens(request: Request) -> Response:
     return json_response({"tokens": views.tokens(member)})
 
 
-@router.delete("/tokens/{token}")
+@router.delete("/tokens/{token:path}")
 async def revoke_token(request: Request, token: str) -> Response:
     """Revoke a token, by its id or its name."""
     member = _member(request)

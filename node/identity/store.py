@@ -118,6 +118,12 @@ class Identity:
             raise NotKeeper
         return self.root
 
+    def call_node(self, name: str) -> None:
+        """Have people see this node by another name from now on; "": by the one it has."""
+        if name and name != self.node_name:
+            write_private(self._folder / "name", name.encode())
+            self.node_name = name
+
     def token_verifier(self) -> TokenVerifier:
         """Checks this cluster's tokens, revocations included."""
         return TokenVerifier(self.anchor, self.ledger.is_token_revoked)

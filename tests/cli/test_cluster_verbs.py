@@ -147,10 +147,13 @@ def test_a_machine_in_no_cluster_is_told_how_to_be_in_one(with_node: Command, no
 
 
 def test_members_come_and_go_by_name(with_node: Command, node: ScriptedNode) -> None:
-    node.answers["DELETE /api/cluster"] = Reply({})
     node.answers["DELETE /api/cluster/nodes/anna%27s%20pc%2F2"] = Reply({})
     node.answers["PATCH /api/cluster"] = Reply({"name": "office"})
-    assert with_node("cluster", "leave").stdout == "left the cluster; this machine goes on alone\n"
+    for left, hint in (({}, ""), ({"told": True}, ""), ({"told": False}, "ayni cluster remove NAME\n")):
+        node.answers["DELETE /api/cluster"] = Reply(left)
+        done = with_node("cluster", "leave")
+        assert done.stdout == "left the cluster; this machine goes on alone\n"
+        assert done.stderr.endswith(hint) if hint else not done.stderr
     assert with_node("cluster", "remove", "anna's pc/2").stdout.startswith("removed 'anna's pc/2': ")
     assert with_node("cluster", "rename", "office").stdout == "renamed the cluster to 'office'\n"
     assert node.asked_of("PATCH /api/cluster") == [{"name": "office"}]
@@ -175,7 +178,7 @@ def test_discover_says_of_each_machine_whether_and_why(with_node: Command, node:
 def test_a_token_stands_alone_on_stdout_with_its_use_beside_it(with_node: Command, node: ScriptedNode) -> None:
     node.answers["POST /api/cluster/tokens"] = Reply({"token": "eyJ.x.y", "id": "0011"})
     words = "--scope infer,models --scope admin --models llama*,demo --rpm 60 --tpm 90000 --max-parallel 2 --expires 1w"
-    done = with_node("token", "create", "anna", *words.split(), "--weight", "2", "--priority", "-5")
+    done = with_node("token", "create", "anna", *words.split(), "--weight", "2", "--priority", "-4")
     assert (done.returncode, done.stdout) == (0, "eyJ.x.y\n")
     assert "OPENAI_BASE_URL=https://home.local:11499/v1" in done.stderr
     assert "OLLAMA_HOST=https://home.local:11499" in done.stderr
@@ -191,7 +194,7 @@ def test_a_token_stands_alone_on_stdout_with_its_use_beside_it(with_node: Comman
             "max_parallel": 2,
             "expires_s": 604800,
             "weight": 2.0,
-            "priority": -5,
+            "priority": -4,
         },
         {"name": "ci", "scopes": ["infer"], "models": [], "expires_s": 30 * 86400},
     ]
@@ -206,7 +209,7 @@ def test_a_token_stands_alone_on_stdout_with_its_use_beside_it(with_node: Comman
         ([""], "argument NAME: must not be empty"),
         (["x", "--weight", "nan"], "argument --weight: must be a number above 0, at most 1000, not 'nan'"),
         (["x", "--weight=-1"], "argument --weight: must be a number above 0, at most 1000, not '-1'"),
-        (["x", "--priority", "1000"], "argument --priority: must be a whole number from -100 to 100, not '1000'"),
+        (["x", "--priority", "5"], "argument --priority: must be a whole number from -4 to 4, not '5'"),
     ],
 )
 def test_a_token_whose_bounds_are_mistyped_is_not_made(
@@ -242,11 +245,12 @@ def test_explain_prints_the_nodes_lines(with_node: Command, node: ScriptedNode) 
 
 
 def test_work_is_steered_by_drain_and_pin(with_node: Command, node: ScriptedNode) -> None:
-    node.answers["POST /api/cluster/nodes/laptop/drain"] = node.answers["POST /api/cluster/pins"] = Reply({})
+    node.answers["POST /api/cluster/nodes/laptop/drain"] = Reply({})
+    node.answers["POST /api/cluster/pins"] = Reply({"nodes": ["a", "b"]})
     node.answers["DELETE /api/cluster/pins/me%2Fqwen3%3A8b"] = Reply({})
     assert with_node("drain", "laptop").stdout.startswith("'laptop' takes no new work")
     assert with_node("drain", "--undo", "laptop").stdout == "'laptop' takes work again\n"
-    assert with_node("pin", "demo").stdout == "pinned 'demo'\n"
+    assert with_node("pin", "demo").stdout == "pinned 'demo' on a, b\n"
     assert with_node("pin", "demo", "--nodes", "a,b").stdout == "pinned 'demo' on a, b\n"
     assert with_node("pin", "me/qwen3:8b", "--remove").stdout == "'me/qwen3:8b' is pinned no longer\n"
     assert node.asked_of("POST /api/cluster/nodes/laptop/drain") == [{"drain": True}, {"drain": False}]
@@ -268,12 +272,15 @@ def test_mistakes_are_told_before_anything_is_asked(ayni: Command) -> None:
         ("token create x --scope root", "Error: no such scope: 'root' (there are infer, models, metrics, admin)\n"),
         ("token create x --expires soon", "Error: argument --expires: invalid duration 'soon'"),
         ("token create x --rpm 0", "Error: argument --rpm: must be a positive number, not '0'"),
+        ("pin demo --nodes ,", "Error: argument --nodes: must not be empty"),
         ("pin demo --remove --nodes a", "Error: argument --nodes: not allowed with argument --remove"),
         ("demo-cluster --nodes 99", "Error: "),
     ):
         done = ayni(*words.split())
         assert done.returncode == (1 if said else 0)
         assert done.stderr.startswith(said)
+    for words in (("token", "revoke"), ("drain",), ("cluster", "remove")):
+        assert ": must not be empty" in ayni(*words, "").stderr
     assert "  cluster invite " in ayni("cluster", "--help").stdout
     assert ayni("help", "cluster", "invite").stdout == ayni("cluster", "invite", "--help").stdout
 
