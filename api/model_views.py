@@ -32,15 +32,20 @@ def details_of(model: Model, facts: GgufFacts | None = None) -> dict[str, Any]:
     return details
 
 
-def tag_entry(shelf: ModelShelf, model: Model) -> dict[str, Any]:
-    """A line of /api/tags. A model whose files are damaged is listed all the same, with less said of it."""
-    entry: dict[str, Any] = {
+def bare_entry(model: Model) -> dict[str, Any]:
+    """What a line of /api/tags says of a model by its manifest alone."""
+    return {
         "name": str(model.name),
         "model": str(model.name),
         "modified_at": time_text(model.modified_at),
         "size": model.size_bytes,
         "digest": model.digest.hex,
     }
+
+
+def tag_entry(shelf: ModelShelf, model: Model) -> dict[str, Any]:
+    """A line of /api/tags. A model whose files are damaged is listed all the same, with less said of it."""
+    entry = bare_entry(model)
     try:
         known = shelf.describe(model)
         return entry | {"details": details_of(model, model.facts()), "capabilities": known.capabilities}

@@ -58,6 +58,8 @@ DEFAULT_LOAD_BYTES_S = 500e6
 DEFAULT_GPU_PREFILL_BYTES_S = 4e12
 DEFAULT_CPU_PREFILL_BYTES_S = 1e11
 DEFAULT_JOB_S = 5.0
+# Less than this nobody measures; and one can divide by it.
+SLOWEST_TOKENS_S = 1e-9
 
 ResidentKey: TypeAlias = tuple[WeightsDigest, bool]  # loaded for embeddings (True) or to generate
 
@@ -285,6 +287,7 @@ def _host(report: NodeReport, resident: ResidentModel) -> Host:
     speed = resident.prefill_tokens_s or prefill_bytes_s(report) / max(1, resident.size_bytes)
     if len(report.resident) > 1:
         speed /= 1 + sum(1 for other in report.resident if other.active and other is not resident)
+    speed = max(speed, SLOWEST_TOKENS_S)
     guessed = not (resident.prefill_tokens_s or report.prefill_bytes_s)
     return Host(report, resident, speed, _queue_s(resident, speed, _NOTHING_SENT), guessed)
 

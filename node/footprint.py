@@ -19,7 +19,7 @@ CONTEXT_STEP_TOKENS = 256
 FULL_BATCH_CONTEXT = 4 * CONTEXT_STEP_TOKENS
 # Where no context is asked for, a node takes the longest of its default steps that fits; this is the shortest.
 SMALLEST_DEFAULT_CONTEXT = 4096
-Size: TypeAlias = Annotated[int, Meta(ge=0)]
+Size: TypeAlias = Annotated[int, Meta(ge=0, le=1 << 53)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 A node writes its own report and nobody else's. Durations are relative to the moment of writing (`idle_s`,
 `expires_in_s`), because the clocks of two machines differ; the reader adds the time at which it heard the report.
-Peers are members, but a mistake of theirs must not cost our memory: every collection here has a bound, and
-`decode_report` refuses what is beyond it.
+Peers are members, but a mistake of theirs must cost us neither memory nor answers: every collection and number here
+has a bound, and `decode_report` refuses what is beyond it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ ManifestDigest = NewType("ManifestDigest", str)  # "sha256:<hex>"
 PrefixHash = NewType("PrefixHash", int)  # see node.fingerprint
 NodeState: TypeAlias = Literal["up", "draining", "lost"]
 Text: TypeAlias = Annotated[str, Meta(max_length=512)]
-Count: TypeAlias = Annotated[int, Meta(ge=0)]
-Amount: TypeAlias = Annotated[float, Meta(ge=0)]
+# Far above what there is, and still exact as a float: arithmetic with what others report never overflows.
+MAX_COUNT = 1 << 53
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
+Amount: TypeAlias = Annotated[float, Meta(ge=0, le=1e18)]
 
 # A hundred times what one machine loads or stores; a full report stays below 2 MiB.
 MAX_RESIDENT = 256
@@ -91,7 +93,7 @@ class ResidentModel(Struct, frozen=True, kw_only=True, omit_defaults=True):
     decode_tokens_s: Amount = 0.0
     mean_job_s: Amount = 0.0
     idle_s: Amount = 0.0
-    expires_in_s: Amount = math.inf
+    expires_in_s: Annotated[float, Meta(ge=0)] = math.inf
     pinned: bool = False
 
 

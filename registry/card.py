@@ -22,6 +22,7 @@ from registry.names import ModelName
 # Licences are the longest texts.
 MAX_TEXT_BYTES: Final = 2 << 20
 MAX_TEXTS: Final = 64
+MAX_UNIX_S: Final = 2.5e11  # near the end of the year 9891; calendars end with 9999
 _WEIGHTS: Final = frozenset({MODEL_TYPE, ADAPTER_TYPE, PROJECTOR_TYPE})
 
 
@@ -31,7 +32,7 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     name: Annotated[str, Meta(max_length=512)]
     digest: Annotated[str, Meta(max_length=128)]
     manifest: Annotated[bytes, Meta(max_length=MAX_MANIFEST_BYTES)]
-    modified_at_s: float
+    modified_at_s: Annotated[float, Meta(ge=0, le=MAX_UNIX_S)]
     texts: Annotated[tuple[bytes, ...], Meta(max_length=MAX_TEXTS)] = ()
 
     @classmethod
@@ -43,7 +44,7 @@ class ModelCard(Struct, frozen=True, kw_only=True):
             name=model.name.full,
             digest=str(model.digest),
             manifest=model.manifest.encode(),
-            modified_at_s=model.modified_at.timestamp(),
+            modified_at_s=max(0.0, model.modified_at.timestamp()),
             texts=tuple(texts[:MAX_TEXTS]),
         )
 

@@ -12,11 +12,12 @@ from msgspec import Struct
 
 from api.cluster.views import loaded_line
 from api.daemon import KnownModel
-from api.model_views import show_object, tag_entry
+from api.model_views import bare_entry, show_object, tag_entry
 from coordinator.asker import ASKER
+from node.decoding import DECODE_ERRORS
 from node.errors import NodeError, Unserved
 from node.peers import Call, Caller, CallRefused
-from registry import CardBox, ModelCard, ModelName, ModelNotFound, RegistryError
+from registry import CardBox, ModelCard, ModelName, ModelNotFound, RegistryError, UnsupportedModel
 
 if TYPE_CHECKING:
     from api.daemon import ModelShelf
@@ -64,7 +65,7 @@ class Catalogue:
     ) -> None:
         self._store, self._shelf, self._cluster, self._peers, self._box = store, shelf, cluster, peers, box
         self._on_stored = on_stored
-        self._kept: dict[tuple[str, ManifestDigest], tuple[KnownModel, bytes]] = {}
+        self._kept: dict[tuple[str, ManifestDigest], tuple[KnownModel, dict[str, Any]]] = {}
 
     def calls(self) -> dict[str, Call]:
         """What this answers to other nodes."""
@@ -98,11 +99,9 @@ class Catalogue:
             ask = CardAsk(name=ModelName.parse(held).full, show=True, verbose=verbose)
             try:
                 answer = await self._peers.call(node, "model", ask, CardAnswer)
-            except NodeError as error:
+                return _object(answer.shown)
+            except (NodeError, RegistryError) as error:
                 log.info("model %s not described by node %s: %s", name, node, error)
-                continue
-            shown: dict[str, Any] = msgspec.json.decode(answer.shown)
-            return shown
         raise ModelNotFound(name)
 
     async def entries(self, local: Sequence[ModelName]) -> list[dict[str, Any]]:
@@ -122,8 +121,7 @@ class Catalogue:
                     _, entry = await self._known(holders)
             except (NodeError, RegistryError, TimeoutError):
                 return None
-            found: dict[str, Any] = msgspec.json.decode(entry)
-            return found
+            return entry
 
         entries = await asyncio.gather(*(entry_of(holders) for holders in wanted.values()))
         return [entry for entry in entries if entry is not None]
@@ -148,10 +146,9 @@ class Catalogue:
                 _, entry = await self._known([(node, name, digest)])
         except (NodeError, RegistryError, TimeoutError):
             return {}
-        found: object = msgspec.json.decode(entry).get("details", {})
-        return found
+        return entry.get("details", {})
 
-    async def _known(self, holders: list[tuple[NodeId, str, ManifestDigest]]) -> tuple[KnownModel, bytes]:
+    async def _known(self, holders: list[tuple[NodeId, str, ManifestDigest]]) -> tuple[KnownModel, dict[str, Any]]:
         """The first holder's version of the model, told by whoever answers."""
         _, first_name, digest = holders[0]
         if kept := self._kept.get((first_name, digest)):
@@ -161,18 +158,19 @@ class Catalogue:
             if held != digest:
                 continue
             try:
-                full = ModelName.parse(name).full
-                answer = await self._peers.call(node, "model", CardAsk(name=full), CardAnswer)
+                wanted = ModelName.parse(name)
+                answer = await self._peers.call(node, "model", CardAsk(name=wanted.full), CardAnswer)
                 model = await asyncio.to_thread(self._box.model, answer.card)
+                entry = _object(answer.entry) | bare_entry(model)
             except (NodeError, RegistryError) as error:
                 log.info("model %s not described by node %s: %s", name, node, error)
                 failure = Unserved(str(error))
                 continue
-            if str(model.digest) != digest:
+            if str(model.digest) != digest or model.name != wanted:
                 continue  # replaced there a moment ago: its next report says so
             if len(self._kept) >= MAX_KEPT:
                 del self._kept[next(iter(self._kept))]
-            known = KnownModel(model, answer.capabilities), answer.entry
+            known = KnownModel(model, answer.capabilities), entry
             self._kept[first_name, digest] = known
             return known
         raise failure
@@ -213,3 +211,12 @@ class Catalogue:
             entry=msgspec.json.encode(tag_entry(self._shelf, model)),
             shown=msgspec.json.encode(shown),
         )
+
+
+def _object(told: bytes) -> dict[str, Any]:
+    """What another node says of a model, as JSON. Raises UnsupportedModel: it makes no sense."""
+    try:
+        found: dict[str, Any] = msgspec.json.decode(told, type=dict[str, Any])
+    except DECODE_ERRORS as error:
+        raise UnsupportedModel(f"its description makes no sense: {error}") from None
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -113,8 +112,9 @@ def _resident(model: ResidentModel) -> dict[str, Any]:
 
 def loaded_line(model: ResidentModel, node: str, details: object) -> dict[str, Any]:
     """A line of /api/ps for what another node has in memory."""
-    forever = model.expires_in_s == math.inf
-    expires_at = FOREVER if forever else datetime.now(UTC) + timedelta(seconds=model.expires_in_s)
+    now = datetime.now(UTC)
+    lasts = model.expires_in_s < (FOREVER - now).total_seconds()
+    expires_at = now + timedelta(seconds=model.expires_in_s) if lasts else FOREVER
     return {
         "name": model.name,
         "model": model.name,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from msgspec import Struct
 
-from node.report import NodeReport
+from node.report import Amount, NodeReport
 
 if TYPE_CHECKING:
     from node.identity import NodeId
@@ -51,8 +51,8 @@ class BeatAnswer(Struct, frozen=True, kw_only=True):
     """What a beat is answered with; `unix_s` is the answering node's clock, to notice clocks that differ."""
 
     node: NodeId
-    started_at: float
-    unix_s: float
+    started_at: Amount
+    unix_s: Amount
     ledger: bytes = b""
 
 

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import math
+
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from coordinator.cost import RouteRequest
+from coordinator.explain import explain_lines
+from coordinator.route import choose_route
 from coordinator.view import NodeReport, View, prefill_bytes_s
 from node.report import MAX_PREFIXES, decode_report, encode_report
 from tests.support.clusters import GIB, MODEL, OTHER, held, loaded, machine, node_id, view_of
@@ -24,11 +29,30 @@ def test_a_report_survives_the_wire() -> None:
         {"held": (held(),) * 4097},
         {"sequence": -1},
         {"resident": (loaded(parallel=0),)},
+        {"resident": (loaded(idle_s=math.inf),)},
+        {"resident": (loaded(size_bytes=1 << 60),)},
+        {"resident": (loaded(expires_in_s=math.nan),)},
+        {"held": (replace(held(), size_bytes=1 << 60),)},
+        {"load_bytes_s": math.inf},
+        {"link_bytes_s": math.nan},
     ],
 )
 def test_a_report_beyond_its_bounds_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(msgspec.ValidationError):
         decode_report(encode_report(replace(machine("b"), **change)))
+
+
+@pytest.mark.parametrize("fastest", [0.0, 5e-324, 1e18])
+def test_no_speed_that_a_report_may_tell_of_breaks_a_decision(fastest: float) -> None:
+    speeds = dict.fromkeys(("link_bytes_s", "load_bytes_s", "prefill_bytes_s", "decode_bytes_s"), fastest)
+    busy = loaded(OTHER, active=3, prefill_tokens_s=fastest, mean_job_s=fastest, idle_s=1e18)
+    odd = replace(machine("b", loaded(prefill_tokens_s=fastest, mean_job_s=fastest), busy), **speeds)
+    empty = replace(machine("c"), **speeds)
+    view = view_of(machine("a"), odd, empty)
+    for only in ({"b"}, {"c"}, set()):
+        request = RouteRequest(model=MODEL, prompt_tokens=100, only=frozenset(node_id(name) for name in only))
+        choose_route(view, request)
+        explain_lines(view, request)
 
 
 def test_an_unknown_field_of_a_newer_version_is_ignored() -> None:
