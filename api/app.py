@@ -14,6 +14,7 @@ from api.cluster import routes as cluster_routes
 from api.daemon import Daemon
 from api.errors import EXPECTED_ERRORS, Fault, NoSuchRoute, WrongMethod, fault_of
 from api.gate import AnyHost, Gate, HostRule, OriginRule
+from api.own_user import OwnUserGate
 from api.request_record import CLIENT_LEFT, note_error
 from api.request_watch import RequestWatch
 from api.stream import ClientGone, fault_response
@@ -25,16 +26,18 @@ NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": Fal
 
 
 def create_app(daemon: Daemon) -> FastAPI:
-    """The HTTP application of one daemon."""
-    return _create_app(daemon, HostRule(daemon.bound_host, daemon.settings.allowed_hosts))
+    """The HTTP application of one daemon, for its plain port."""
+    app = _routes(daemon)
+    app.add_middleware(OwnUserGate, key=daemon.key)
+    return _guarded(app, daemon, HostRule(daemon.bound_host, daemon.settings.allowed_hosts))
 
 
 def create_lan_app(daemon: Daemon) -> FastAPI:
     """The same for the LAN port, where a credential comes with each request and so any name will do."""
-    return _create_app(daemon, AnyHost())
+    return _guarded(_routes(daemon), daemon, AnyHost())
 
 
-def _create_app(daemon: Daemon, hosts: HostRule | AnyHost) -> FastAPI:
+def _routes(daemon: Daemon) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, telemetry=NO_TELEMETRY)
     app.state.daemon = daemon
     for routes in (model_routes, native_routes, openai_routes, cluster_routes, metrics_routes):
@@ -44,6 +47,11 @@ def _create_app(daemon: Daemon, hosts: HostRule | AnyHost) -> FastAPI:
     app.add_exception_handler(HTTPException, _answer_routing_error)
     app.add_exception_handler(ClientGone, _answer_nobody)
     app.add_exception_handler(Exception, _answer_bug)
+    return app
+
+
+def _guarded(app: FastAPI, daemon: Daemon, hosts: HostRule | AnyHost) -> FastAPI:
+    """With the layers that every port has around it."""
     app.add_middleware(
         Gate,
         hosts=hosts,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -184,6 +185,7 @@ class Daemon:
         cluster: the way into a cluster and out of it; None: this daemon has none.
         telemetry: what is counted and traced, by everything of this daemon.
         devices: who knows this machine's devices; None: only the RAM is told.
+        key: by which this daemon knows its own user (`api.own_user`). Secret.
     """
 
     store: ModelStore
@@ -194,6 +196,7 @@ class Daemon:
     cluster: ClusterHost | None = None
     telemetry: Telemetry = field(default_factory=Telemetry)
     devices: MachineSource | None = None
+    key: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     shelf: ModelShelf = field(init=False)
 
     def __post_init__(self) -> None:

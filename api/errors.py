@@ -6,7 +6,7 @@ ApiError
 ├── BodyTooLarge        the body is longer than this node reads
 ├── BodyTooSlow         the body comes more slowly than this node waits for
 ├── UnknownModel        no such model, in the words that clients match on
-├── Unauthenticated     the LAN port was asked without a token or node certificate, or with one that does not count
+├── Unauthenticated     asked without the credential that it takes (token, node certificate, key), or with a wrong one
 ├── NotGranted          the token is good, but not for this
 ├── OverLimit           the token's own rates are used up
 ├── Conflict            not possible as things are now

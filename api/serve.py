@@ -18,7 +18,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from node.daemon_file import DaemonRecord, remove_daemon_record, write_daemon_record
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     import uvicorn
 
     from api.cluster.host import ClusterHost
+    from api.daemon import Daemon
     from node.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
@@ -178,7 +178,7 @@ async def _serve(settings: Settings, listener: socket.socket, version: str, star
     stopping = _Stopping(server, cluster, node)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.signalled)
-    record = _publish(settings.state_dir, host, port, version)
+    record = _publish(daemon, host, port)
     cluster.start()
     # What has been imported by now stays: keep it out of every later collection, which would stall the streams.
     gc.collect()
@@ -239,10 +239,11 @@ class _Stopping:
         await self._node.close()
 
 
-def _publish(state_dir: Path, host: str, port: int, version: str) -> DaemonRecord | None:
-    """Tell this machine's commands where the daemon is; one that they can't find still serves."""
+def _publish(daemon: Daemon, host: str, port: int) -> DaemonRecord | None:
+    """Tell this user's commands where the daemon is, and its key; one that they can't find still serves."""
+    state_dir = daemon.settings.state_dir
     try:
-        return write_daemon_record(state_dir, host=host, port=port, version=version)
+        return write_daemon_record(state_dir, host=host, port=port, version=daemon.version, key=daemon.key)
     except OSError as error:
         log.warning("no record of this daemon written: %s", error)
         return None

@@ -25,6 +25,8 @@ from bench.models import FIFTEEN_MILLION, write_model
 from bench.report import Goal, Row, table
 from bench.servers import ayni_environment, free_port, running
 from bench.stats import median, percentile
+from cli.credential import credential
+from node.setting_values import Address
 from registry import ModelName, ModelStore, Recipe
 from scripts.bootstrap import say
 
@@ -144,7 +146,11 @@ async def three_nodes(policy: Policy, model: Path) -> AsyncIterator[list[int]]:
                 await stack.enter_async_context(_node(policy, folder, name, address))
                 for name, address in zip("abc", ADDRESSES, strict=True)
             ]
-            await _form(ports)
+            clients = [
+                await stack.enter_async_context(_own_user(folder / name, port))
+                for name, port in zip("abc", ports, strict=True)
+            ]
+            await _form(clients)
             yield ports
 
 
@@ -180,33 +186,39 @@ async def _node(policy: Policy, folder: Path, name: str, address: str) -> AsyncI
         yield port
 
 
-async def _form(ports: Sequence[int]) -> None:
+def _own_user(home: Path, port: int) -> httpx.AsyncClient:
+    """A client that asks as the node's own user, who alone may change its cluster."""
+    address = Address(port=port)
+    headers = {"authorization": f"Bearer {credential(address, home / '.ayni')}"}
+    return httpx.AsyncClient(base_url=address.url, headers=headers, timeout=REQUEST_LIMIT_S)
+
+
+async def _form(nodes: Sequence[httpx.AsyncClient]) -> None:
     """Make one cluster of them, and pin the model on each."""
-    first, *others = (f"http://127.0.0.1:{port}/api/cluster" for port in ports)
-    async with httpx.AsyncClient(timeout=REQUEST_LIMIT_S) as client:
+    first, *others = nodes
 
-        async def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
-            answer = (await client.post(url, json=body)).raise_for_status().json()
-            assert isinstance(answer, dict)
-            return answer
+    async def post(node: httpx.AsyncClient, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        answer = (await node.post(f"/api/cluster{path}", json=body)).raise_for_status().json()
+        assert isinstance(answer, dict)
+        return answer
 
-        async def all_know(is_so: Callable[[dict[str, Any]], bool]) -> None:
-            """Wait until each node says so of all three."""
-            for url in (first, *others):
-                while True:
-                    nodes = (await client.get(f"{url}/nodes")).raise_for_status().json()["nodes"]
-                    if sum(map(is_so, nodes)) == len(ports):
-                        break
-                    await asyncio.sleep(POLL_S)
+    async def all_know(is_so: Callable[[dict[str, Any]], bool]) -> None:
+        """Wait until each node says so of all three."""
+        for node in nodes:
+            while True:
+                known = (await node.get("/api/cluster/nodes")).raise_for_status().json()["nodes"]
+                if sum(map(is_so, known)) == len(nodes):
+                    break
+                await asyncio.sleep(POLL_S)
 
-        await post(first, {"name": "bench"})
-        line = (await post(f"{first}/invitations", {"uses": len(others)}))["invitation"]
-        for other in others:
-            await post(f"{other}/join", {"invitation": line})
-        async with asyncio.timeout(READY_LIMIT_S):
-            await all_know(lambda node: node["state"] == "up")
-            await post(f"{first}/pins", {"model": MODEL, "nodes": ["a", "b", "c"]})
-            await all_know(lambda node: any(model["pinned"] for model in node["resident"]))
+    await post(first, "", {"name": "bench"})
+    line = (await post(first, "/invitations", {"uses": len(others)}))["invitation"]
+    for other in others:
+        await post(other, "/join", {"invitation": line})
+    async with asyncio.timeout(READY_LIMIT_S):
+        await all_know(lambda node: node["state"] == "up")
+        await post(first, "/pins", {"model": MODEL, "nodes": ["a", "b", "c"]})
+        await all_know(lambda node: any(model["pinned"] for model in node["resident"]))
 
 
 def main(words: Sequence[str]) -> int:

@@ -33,8 +33,10 @@ class Client:
     keep-alives.
     """
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, credential: Callable[[], str] = lambda: "") -> None:
+        """`credential`: asked with each request for what it is to prove itself with; "": nothing."""
         self.address = address
+        self._credential = credential
 
     def ask(
         self,
@@ -106,6 +108,8 @@ class Client:
         connection = self._connect(timeout_s)
         try:
             headers = {"User-Agent": f"ayni/{__version__}", "Accept": "application/json, application/x-ndjson"}
+            if credential := self._credential():
+                headers["Authorization"] = f"Bearer {credential}"
             if body is not None:
                 headers["Content-Type"] = "application/json" if isinstance(body, bytes) else "application/octet-stream"
                 headers["Content-Length"] = str(len(body) if isinstance(body, bytes) else size_bytes)

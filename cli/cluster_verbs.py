@@ -36,9 +36,9 @@ scopes:
 
 
 def _client() -> Client:
-    from cli.client import Client
+    from cli.credential import client_for
 
-    return Client(load_settings().address)
+    return client_for(load_settings())
 
 
 def _count(text: str) -> int:
@@ -97,11 +97,11 @@ def _node_argument(parser: ArgumentParser) -> None:
 
 
 def _create(arguments: Namespace) -> int:
-    from cli.client import Client
     from cli.cluster import create_cluster
+    from cli.credential import client_for
 
     settings = load_settings()
-    create_cluster(Client(settings.address), settings, arguments.name)
+    create_cluster(client_for(settings), settings, arguments.name)
     return 0
 
 
@@ -151,11 +151,11 @@ def _join_arguments(parser: ArgumentParser) -> None:
 
 
 def _join(arguments: Namespace) -> int:
-    from cli.client import Client
     from cli.cluster import join
+    from cli.credential import client_for
 
     settings = load_settings()
-    join(Client(settings.address), settings, arguments.words)
+    join(client_for(settings), settings, arguments.words)
     return 0
 
 

@@ -16,10 +16,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cli.client import Client
+from cli.credential import credential
 from cli.errors import CommandError, ConnectionLost, NotRunning, ServerError
 from cli.fields import list_of, object_of, text_of
 from cli.start import last_words
@@ -53,7 +55,8 @@ class DemoNode:
     @property
     def client(self) -> Client:
         """Its loopback API."""
-        return Client(Address(host=self.host, port=self.port))
+        address = Address(host=self.host, port=self.port)
+        return Client(address, partial(credential, address, self.folder / ".ayni"))
 
     @property
     def log(self) -> Path:

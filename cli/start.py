@@ -6,7 +6,6 @@ writes to a log file. Whether a process may be stopped is decided by the record 
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import signal
 import subprocess
@@ -49,7 +48,7 @@ def ensure_node(client: Client, settings: Settings) -> None:
         client.ask("GET", "/api/version")
         return
     except NotRunning:
-        if not is_this_machine(client.address.host):
+        if not client.address.is_this_machine:
             raise
     log = log_file(settings)
     print(f"Starting a node in the background (its log: {log}; stop it with: ayni shutdown)", file=sys.stderr)
@@ -67,15 +66,6 @@ def ensure_node(client: Client, settings: Settings) -> None:
                 raise CommandError(f"the node did not start: {last_words(log, earlier_bytes)}", f"Its log: {log}")
             time.sleep(POLL_S)
     raise CommandError(f"the node did not answer within {START_TIMEOUT_S:.0f} s", f"Its log: {log}")
-
-
-def is_this_machine(host: str) -> bool:
-    """Whether a node at that address can only be one of this machine."""
-    try:
-        ip = ipaddress.ip_address(host)
-    except ValueError:
-        return host == "localhost"
-    return ip.is_loopback or ip.is_unspecified
 
 
 def log_file(settings: Settings) -> Path:
@@ -120,7 +110,7 @@ def shut_down(settings: Settings) -> None:
     Raises: CommandError: there is none, it is another's, or it does not end in time.
     """
     address = settings.address
-    if not is_this_machine(address.host):
+    if not address.is_this_machine:
         raise CommandError(f"{address.url} is another machine: run `ayni shutdown` there")
     record = read_daemon_record(settings.state_dir, settings.port)
     if record is None or not is_running(record):

@@ -14,7 +14,8 @@ from cli.errors import UsageError
 
 ADDRESS_HELP = """\
 environment:
-  AYNI_HOST   where the node is (OLLAMA_HOST is honoured too; default 127.0.0.1:11434)
+  AYNI_HOST        where the node is (OLLAMA_HOST is honoured too; default 127.0.0.1:11434)
+  OLLAMA_API_KEY   a token, for another machine's LAN port
 """
 # Flags whose value may be left out: it has to be joined by "=", lest a prompt be taken for it.
 OPTIONAL_VALUE_FLAGS = ("--think", "--truncate")

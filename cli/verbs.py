@@ -79,7 +79,7 @@ def _run_arguments(parser: ArgumentParser) -> None:
 
 
 def _run(arguments: Namespace) -> int:
-    from cli.client import Client
+    from cli.credential import client_for
     from cli.run import RunRequest, parse_format, parse_think, run_model
     from cli.session import Choices
     from cli.start import ensure_node
@@ -100,7 +100,7 @@ def _run(arguments: Namespace) -> int:
         truncate=arguments.truncate,
     )
     settings = load_settings()
-    client = Client(settings.address)
+    client = client_for(settings)
     if not arguments.no_start:
         ensure_node(client, settings)
     run_model(client, settings, request)
@@ -108,18 +108,18 @@ def _run(arguments: Namespace) -> int:
 
 
 def _list(arguments: Namespace) -> int:
-    from cli.client import Client
+    from cli.credential import client_for
     from cli.models import list_models
 
-    list_models(Client(load_settings().address), arguments.prefix)
+    list_models(client_for(load_settings()), arguments.prefix)
     return 0
 
 
 def _ps(arguments: Namespace) -> int:
-    from cli.client import Client
+    from cli.credential import client_for
     from cli.models import list_running
 
-    list_running(Client(load_settings().address), arguments.prefix)
+    list_running(client_for(load_settings()), arguments.prefix)
     return 0
 
 
@@ -132,10 +132,10 @@ def _show_arguments(parser: ArgumentParser) -> None:
 
 
 def _show(arguments: Namespace) -> int:
-    from cli.client import Client
+    from cli.credential import client_for
     from cli.show import show_model
 
-    show_model(Client(load_settings().address), arguments.model, arguments.part, verbose=arguments.verbose)
+    show_model(client_for(load_settings()), arguments.model, arguments.part, verbose=arguments.verbose)
     return 0
 
 
@@ -145,10 +145,10 @@ def _create_arguments(parser: ArgumentParser) -> None:
 
 
 def _create(arguments: Namespace) -> int:
-    from cli.client import Client
     from cli.create import create_model
+    from cli.credential import client_for
 
-    create_model(Client(load_settings().address), arguments.model, arguments.file)
+    create_model(client_for(load_settings()), arguments.model, arguments.file)
     return 0
 
 
@@ -158,10 +158,10 @@ def _copy_arguments(parser: ArgumentParser) -> None:
 
 
 def _copy(arguments: Namespace) -> int:
-    from cli.client import Client
+    from cli.credential import client_for
     from cli.models import copy_model
 
-    copy_model(Client(load_settings().address), arguments.source, arguments.destination)
+    copy_model(client_for(load_settings()), arguments.source, arguments.destination)
     return 0
 
 
@@ -170,18 +170,18 @@ def _remove_arguments(parser: ArgumentParser) -> None:
 
 
 def _remove(arguments: Namespace) -> int:
-    from cli.client import Client
+    from cli.credential import client_for
     from cli.models import remove_models
 
-    remove_models(Client(load_settings().address), arguments.models)
+    remove_models(client_for(load_settings()), arguments.models)
     return 0
 
 
 def _stop(arguments: Namespace) -> int:
-    from cli.client import Client
+    from cli.credential import client_for
     from cli.models import stop_model
 
-    stop_model(Client(load_settings().address), arguments.model)
+    stop_model(client_for(load_settings()), arguments.model)
     return 0
 
 
@@ -203,13 +203,13 @@ def show_version(settings: Settings) -> int:
     """Print this command's version, and what answers at the node's address where that differs."""
     import sys
 
-    from cli.client import Client
+    from cli.credential import client_for
     from cli.errors import CommandError
     from cli.fields import text_of
     from cli.version import __version__
 
     print(f"ayni version is {__version__}")
-    client = Client(settings.address)
+    client = client_for(settings)
     try:
         answer = client.ask("GET", "/api/version", timeout_s=VERSION_TIMEOUT_S)
     except CommandError:

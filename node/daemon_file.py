@@ -1,7 +1,9 @@
 """How a running daemon is found on its own machine: one small file per port, written by it, removed when it ends.
 
 The file says which process answers there, so that `ayni shutdown` can stop exactly that one: a record counts only
-while a process with its id *and* its start time is alive (ids are reused).
+while a process with its id *and* its start time is alive (ids are reused). It also holds the key that opens what only
+the daemon's user may do there; the key is new with each daemon, so one that was told to the wrong listener is worth
+nothing to it.
 """
 
 from __future__ import annotations
@@ -17,26 +19,40 @@ MAX_RECORD_BYTES = 64 * 1024
 
 
 class DaemonRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A daemon that is, or was, serving on this machine; `started_at` is its process's start in epoch seconds."""
+    """A daemon that is, or was, serving on this machine.
+
+    Attributes:
+        started_at: its process's start in epoch seconds.
+        key: proves to it that its own user asks. Secret; "": it is of a version that has none.
+    """
 
     pid: int
     started_at: float
     host: str
     port: int
     version: str
+    key: str = ""
+
+    def __repr__(self) -> str:
+        return f"DaemonRecord(pid={self.pid}, host={self.host!r}, port={self.port})"
 
 
 def daemon_file(state_dir: Path, port: int) -> Path:
     """Where the daemon that listens on `port` describes itself."""
-    return state_dir / f"daemon-{port}.json"
+    return state_dir / daemon_file_name(port)
 
 
-def write_daemon_record(state_dir: Path, *, host: str, port: int, version: str) -> DaemonRecord:
+def daemon_file_name(port: int | str) -> str:
+    """The name of that file."""
+    return f"daemon-{port}.json"
+
+
+def write_daemon_record(state_dir: Path, *, host: str, port: int, version: str, key: str) -> DaemonRecord:
     """Publish the calling process as the daemon on `port`, readable by its user only. Raises OSError."""
     import psutil
 
     record = DaemonRecord(
-        pid=os.getpid(), started_at=psutil.Process().create_time(), host=host, port=port, version=version
+        pid=os.getpid(), started_at=psutil.Process().create_time(), host=host, port=port, version=version, key=key
     )
     state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     final = daemon_file(state_dir, port)

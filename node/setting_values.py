@@ -47,6 +47,15 @@ class Address(Struct, frozen=True, kw_only=True):
         return "127.0.0.1" if parsed.version == 4 else "::1"
 
     @property
+    def is_this_machine(self) -> bool:
+        """Whether a node at that address can only be one of this machine."""
+        try:
+            parsed = ipaddress.ip_address(self.host)
+        except ValueError:
+            return self.host == "localhost"
+        return parsed.is_loopback or parsed.is_unspecified
+
+    @property
     def url(self) -> str:
         """The URL that a client on this machine uses, without a slash at the end."""
         host = f"[{self.reachable_host}]" if ":" in self.reachable_host else self.reachable_host

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -133,6 +134,36 @@ def test_the_settings_that_come_with_a_token_are_all_a_client_needs(
     assert kitchen("token", "revoke", "client").returncode == 0
     revoked = subprocess.run(line, env=os.environ | told | certificate, capture_output=True, text=True, timeout=60)
     assert (revoked.returncode, "revoked" in revoked.stderr) == (1, True), revoked.stderr[-500:]
+
+
+def test_another_user_of_the_machine_may_look_but_not_change(machines: tuple[Command, Command], tmp_path: Path) -> None:
+    kitchen, _ = machines
+    other = Command(tmp_path, kitchen.environ | {"HOME": str(tmp_path)})
+    await_states(other, {"kitchen": "up", "attic": "up"})
+    for words in (("cluster", "invite"), ("token", "create", "eve", "--scope", "admin"), ("token", "list")):
+        refused = other(*words)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "only the user whose node this is may do that" in refused.stderr
+        port = kitchen.environ["AYNI_HOST"].rpartition(":")[2]
+        assert f"daemon-{port}.json" in refused.stderr
+
+
+def test_a_token_of_scope_admin_manages_the_cluster_from_a_machine_that_is_none_of_it(
+    machines: tuple[Command, Command], tmp_path: Path
+) -> None:
+    kitchen, attic = machines
+    elsewhere = {
+        "HOME": str(tmp_path),
+        "AYNI_HOST": f"https://127.0.0.32:{attic.environ['AYNI_LAN_PORT']}",
+        "SSL_CERT_FILE": str(attic.home / ".ayni/cluster/identity/ca.pem"),
+        "OLLAMA_API_KEY": kitchen("token", "create", "remote", "--scope", "admin").stdout.strip(),
+    }
+    remote = Command(tmp_path, kitchen.environ | elsewhere)
+    await_states(remote, {"kitchen": "up", "attic": "up"})
+    assert remote("cluster", "invite").stdout.startswith("ayni-join-")
+    assert remote("run", "demo", "Count from 1 to 5").stdout.count("1, 2, 3, 4, 5")
+    assert kitchen("token", "revoke", "remote").returncode == 0
+    assert remote("cluster", "invite").returncode == 1
 
 
 def test_work_is_kept_off_a_machine_and_a_model_in_memory(machines: tuple[Command, Command]) -> None:

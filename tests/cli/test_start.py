@@ -18,7 +18,7 @@ STAND_IN = """
 import sys, time
 from pathlib import Path
 from node.daemon_file import write_daemon_record
-write_daemon_record(Path(sys.argv[1]), host="127.0.0.1", port=1, version="0")
+write_daemon_record(Path(sys.argv[1]), host="127.0.0.1", port=1, version="0", key="k")
 print("ready", flush=True)
 time.sleep(60)
 """

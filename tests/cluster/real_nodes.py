@@ -16,6 +16,9 @@ from typing import Any, Protocol
 
 import httpx
 
+from cli.credential import credential
+from node.setting_values import Address
+
 ROOT = Path(__file__).parents[2]
 ADDRESSES = ("127.0.0.11", "127.0.0.12", "127.0.0.13")
 START_LIMIT_S = 20.0
@@ -148,10 +151,15 @@ class RealNode:
             self.process.wait()
             raise
 
+    @property
+    def own_user(self) -> dict[str, str]:
+        """Headers by which the daemon knows that its own user asks."""
+        return {"authorization": f"Bearer {credential(Address(port=self.port), self.home / '.ayni')}"}
+
     def ask(self, method: str, path: str, body: object = None, *, limit_s: float = 30.0) -> dict[str, Any]:
-        """A request on loopback that must succeed."""
+        """A request of its own user on loopback that must succeed."""
         with self.place.inside():
-            answer = httpx.request(method, f"{self.url}{path}", json=body, timeout=limit_s)
+            answer = httpx.request(method, f"{self.url}{path}", json=body, headers=self.own_user, timeout=limit_s)
         assert answer.status_code == 200, f"{method} {path}: {answer.status_code} {answer.text}"
         found = answer.json() if answer.content else {}
         assert isinstance(found, dict)

@@ -125,7 +125,9 @@ def test_an_admin_token_manages_the_cluster_from_elsewhere(cluster: list[RealNod
 
 @pytest.mark.parametrize("line", ["", "ayni-join-1.AAAA", "nonsense"])
 def test_a_machine_of_a_cluster_or_with_a_bad_line_joins_nothing(cluster: list[RealNode], line: str) -> None:
-    answer = httpx.post(f"{cluster[0].url}/api/cluster/join", json={"invitation": line}, timeout=20)
+    answer = httpx.post(
+        f"{cluster[0].url}/api/cluster/join", json={"invitation": line}, headers=cluster[0].own_user, timeout=20
+    )
     assert answer.status_code in {403, 409}
     assert answer.json()["error"]
 
@@ -146,12 +148,12 @@ def test_a_machine_that_left_or_was_removed_is_a_stranger_and_can_come_back_by_i
     assert c.ask("POST", "/api/cluster/join", {"invitation": line})["name"] == "home"
     await_all_up(cluster)
     assert c.nodes()["c"]["id"] != old_id
-    again = httpx.post(f"{b.url}/api/cluster/join", json={"invitation": line}, timeout=20)
+    again = httpx.post(f"{b.url}/api/cluster/join", json={"invitation": line}, headers=b.own_user, timeout=20)
     assert (again.status_code, "belongs to" in again.text or "member" in again.text) == (409, True)
     a.ask("DELETE", "/api/cluster/nodes/c")
     until(lambda: c.ask("GET", "/api/cluster")["member"] is False, what="the removed node's notice")
     assert set(a.states()) == {"a", "b"}
-    used = httpx.post(f"{c.url}/api/cluster/join", json={"invitation": line}, timeout=20)
+    used = httpx.post(f"{c.url}/api/cluster/join", json={"invitation": line}, headers=c.own_user, timeout=20)
     assert used.status_code == 403
     fresh = a.ask("POST", "/api/cluster/invitations", {})["invitation"]
     c.ask("POST", "/api/cluster/join", {"invitation": fresh})

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.app import create_app
+from api.app import create_lan_app
 from api.daemon import Daemon
 from api.errors import OverLimit
 from api.lan_gate import HEARSAY_S, LanGate, TokenRates, scope_of
@@ -46,7 +46,7 @@ class Door:
         self.node.say(Delta(job="", text="Hello", tokens=(1,)))
         self.identity, self.other = identities(folder, 1)[0], identities(folder / "other", 1)[0]
         settings = Settings(models_dir=folder / "models", state_dir=folder / "state")
-        self.app: FastAPI = create_app(
+        self.app: FastAPI = create_lan_app(
             Daemon(store=store, node=self.node, settings=settings, version="0", bound_host="0.0.0.0")
         )
         self.calls = {name: Call(dict, self._answer) for name in ("beat", "ledger", "drain")}
