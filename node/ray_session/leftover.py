@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 FILE = "session.json"
 MAX_BYTES = 4096
-# AF_UNIX paths end at 104 bytes on macOS, and Ray puts its sockets 62 bytes below this folder.
+# AF_UNIX paths end at 104 bytes on macOS, and Ray puts its sockets 62 bytes below a folder in the session's.
 SHORT_ROOT = Path("/tmp")  # noqa: S108 - mkdtemp makes the folder, 0700
 PREFIX = "ayni-ray-"
 

@@ -40,7 +40,7 @@ class SessionPlan:
 
     Attributes:
         address: of this node; it must be in its certificate, or the control store buries the node after 20 s.
-        folder: for Ray's sockets and logs; short, fresh for every start; every process of the session stays in it.
+        folder: short, fresh for every start, closed to other users; every process of the session stays in it.
         store: folder of the head's database: kept between starts of one generation, so that a head whose process
             died comes back with everything it knew.
     """
@@ -53,6 +53,11 @@ class SessionPlan:
     folder: Path
     store: Path
     credentials: Credentials
+
+    @property
+    def ray_folder(self) -> Path:
+        """For Ray's sockets and logs. Ray gives every user the right to write there; `folder` keeps them out."""
+        return self.folder / "r"  # a short name: see `leftover.SHORT_ROOT`
 
     @property
     def agent_socket(self) -> Path:
@@ -72,7 +77,7 @@ def start_command(plan: SessionPlan) -> list[str]:
         *(sys.executable, "-P", "-m", "ray.scripts.scripts", "start"),
         *where,
         f"--node-ip-address={plan.address}",
-        f"--temp-dir={plan.folder}",
+        f"--temp-dir={plan.ray_folder}",
         f"--labels=nodeid={plan.node}",
         f"--node-manager-port={ports.node_manager}",
         f"--object-manager-port={ports.object_manager}",

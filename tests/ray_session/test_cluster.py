@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,6 +57,16 @@ async def test_the_token_stands_in_no_command_line_and_in_no_environment(cluster
             process = psutil.Process(pid)
             assert cluster.formation.token not in str(process.cmdline())
             assert cluster.formation.token not in str(process.environ())
+
+
+async def test_no_other_user_can_reach_a_socket_or_file_of_a_session(cluster: RayCluster) -> None:
+    for node in cluster.nodes:
+        folder = node.control._keeper.session.plan.folder  # type: ignore[union-attr]
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        processes = [psutil.Process(pid) for pid in (await node.processes()).values()]
+        bound = {Path(each.laddr) for process in processes for each in process.net_connections("unix") if each.laddr}
+        assert len(bound) > 1
+        assert not [path for path in bound if not path.is_relative_to(folder)]
 
 
 async def test_a_killed_agent_is_back(cluster: RayCluster) -> None:
