@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HANDSHAKE_LIMIT_S = 5.0
+ACCEPT_PAUSE_S = 0.5
 # From the handshake, or a later request's first byte, until the head of the request is complete.
 HEAD_LIMIT_S = 10.0
 # Longer than the pools of common clients, and than other nodes keep an idle connection.
@@ -45,20 +46,11 @@ ABORT_LIMIT_S = 1.0
 
 
 class LanListener:
-    """The open port. Made by `start`."""
+    """The open port. Accepts by itself, as asyncio's servers tell nothing of connections before their handshake."""
 
-    def __init__(self, server: asyncio.Server, state: ServerState) -> None:
-        self._server, self._state = server, state
-
-    @classmethod
-    async def start(
-        cls,
-        app: ASGIApp,
-        listener: socket.socket,
-        context: ssl.SSLContext,
-    ) -> LanListener:
-        """Serve `app` on a listening socket."""
-        config = Config(
+    def __init__(self, app: ASGIApp, listener: socket.socket, context: ssl.SSLContext) -> None:
+        """Serve `app` on a listening socket, which is closed in the end."""
+        self._config = Config(
             app,
             http="httptools",
             ws="none",
@@ -70,15 +62,10 @@ class LanListener:
             timeout_keep_alive=KEEP_IDLE_S,
             limit_concurrency=MAX_CONNECTIONS,
         )
-        config.load()
-        state, strangers = ServerState(), _Strangers()
-        server = await asyncio.get_running_loop().create_server(
-            lambda: _LanProtocol(config, state, strangers),
-            sock=listener,
-            ssl=context,
-            ssl_handshake_timeout=HANDSHAKE_LIMIT_S,
-        )
-        return cls(server, state)
+        self._config.load()
+        self._listener, self._context = listener, context
+        self._state, self._strangers = ServerState(), _Strangers()
+        self._accepting = asyncio.create_task(self._accept(), name="accept at the LAN port")
 
     async def finish(self) -> None:
         """Wait for the requests that are running now; others are taken meanwhile."""
@@ -87,16 +74,33 @@ class LanListener:
 
     async def close(self, limit_s: float) -> None:
         """Take no new connections, let running requests end until the limit, then close them."""
-        self._server.close()
+        self._accepting.cancel()
+        await asyncio.wait({self._accepting})
+        self._listener.close()
         for connection in list(self._state.connections):
             connection.shutdown()
         await self._tasks_end(limit_s)
         for connection in list(self._state.connections):
             if connection.transport is not None:
                 connection.transport.abort()
+        self._strangers.close()
         await self._tasks_end(ABORT_LIMIT_S)
         for task in list(self._state.tasks):
             task.cancel()
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, (address, *_) = await loop.sock_accept(self._listener)
+            except OSError as error:  # mostly that this process may open no more files
+                log.warning("no connection accepted: %s", error)
+                await asyncio.sleep(ACCEPT_PAUSE_S)
+                continue
+            connection = _LanProtocol(self._config, self._state, self._strangers, address)
+            connection.greet(accepted, self._context)
+            self._strangers.take(connection)
+            await asyncio.sleep(0)  # whoever connects fast enough would otherwise be all that is attended to
 
     async def _tasks_end(self, limit_s: float) -> None:
         if self._state.tasks:
@@ -106,10 +110,13 @@ class LanListener:
 class _LanProtocol(BoundedHttp):
     """HTTP on one TLS connection; puts the node at the other end into the scope of each request."""
 
-    def __init__(self, config: Config, state: ServerState, strangers: _Strangers) -> None:
+    def __init__(self, config: Config, state: ServerState, strangers: _Strangers, address: str) -> None:
+        """`address`: where the other end is."""
         super().__init__(config, state, {})
+        self.address = address
         self._strangers = strangers
         self._peer: NodeId | None = None
+        self._greeting: asyncio.Task[None] | None = None
         self._head_due: asyncio.TimerHandle | None = None
 
     @property
@@ -117,10 +124,26 @@ class _LanProtocol(BoundedHttp):
         """Whether neither a certificate nor, with the last request, a token that counts was shown."""
         return self._peer is None and (self.cycle is None or ASKER_NAME not in self.cycle.scope)
 
-    @property
-    def address(self) -> str:
-        """Where the other end is."""
-        return self.client[0] if self.client else ""
+    def greet(self, accepted: socket.socket, context: ssl.SSLContext) -> None:
+        """Begin the handshake on a connection that was accepted."""
+        self._greeting = asyncio.create_task(self._shake_hands(accepted, context), name="handshake")
+
+    def drop(self) -> None:
+        """Close the connection at once, in whatever state it is."""
+        self._strangers.forget(self)
+        if self.transport is not None:
+            self.transport.abort()
+        elif self._greeting is not None:
+            self._greeting.cancel()
+
+    async def _shake_hands(self, accepted: socket.socket, context: ssl.SSLContext) -> None:
+        try:
+            await self.loop.connect_accepted_socket(
+                lambda: self, accepted, ssl=context, ssl_handshake_timeout=HANDSHAKE_LIMIT_S
+            )
+        except OSError as error:  # those of TLS, of the connection and of time all are
+            log.debug("no handshake client=%s error=%s", self.address, error)
+            self._strangers.forget(self)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -131,9 +154,8 @@ class _LanProtocol(BoundedHttp):
             log.info("connection refused client=%s reason=%s", self.client, refusal)
             transport.abort()
             return
-        if self._peer is None:
-            self._strangers.take(self)
-        else:
+        if self._peer is not None:
+            self._strangers.forget(self)
             self.app = _with_peer(self.app, self._peer)
             self.limit_concurrency = None
         self._expect_head()
@@ -177,19 +199,19 @@ class _Strangers:
         strangers = [each for each in self._connections if each.is_stranger]
         near = [each for each in strangers if each.address == connection.address]
         if len(near) >= MAX_STRANGERS_AT_ADDRESS:
-            self._close(near[0])
+            near[0].drop()
         elif len(strangers) >= MAX_STRANGERS:
-            self._close(strangers[0])
+            strangers[0].drop()
         self._connections[connection] = None
 
     def forget(self, connection: _LanProtocol) -> None:
-        """It is closed, or was never taken."""
+        """It is closed, or known to be no stranger's."""
         self._connections.pop(connection, None)
 
-    def _close(self, connection: _LanProtocol) -> None:
-        log.debug("too many strangers; closed client=%s", connection.address)
-        self.forget(connection)
-        connection.transport.abort()
+    def close(self) -> None:
+        """Close them all."""
+        for each in list(self._connections):
+            each.drop()
 
 
 def _with_peer(app: Any, peer: NodeId) -> Any:

@@ -203,7 +203,7 @@ class ClusterNode:
         )
         self._context = self.identity.server_context()
         for each in sockets:
-            self._listeners.append(await LanListener.start(gate, each, self._context))
+            self._listeners.append(LanListener(gate, each, self._context))
         self.peers.start()
         for record in known:
             self.peers.remember(record)

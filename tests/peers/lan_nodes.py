@@ -116,7 +116,7 @@ class LanNode:
             verifier=self.identity.token_verifier(),
             removal_of=lambda node: self.removal_of(node),
         )
-        self.listener = await LanListener.start(gate, self.socket, self.identity.server_context())
+        self.listener = LanListener(gate, self.socket, self.identity.server_context())
         self.peers.start()
         for record in known:
             self.peers.remember(record)

@@ -23,16 +23,15 @@ OPEN = b"GET /ca.pem HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 class Client:
-    """One TLS connection, byte by byte."""
+    """One connection, byte by byte."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
 
     @classmethod
-    async def dial(cls, stack: AsyncExitStack, node: LanNode, *, local: str = "127.0.0.21") -> Client:
-        reader, writer = await asyncio.open_connection(
-            node.host, int(node.address.rpartition(":")[2]), ssl=unchecked_context(), local_addr=(local, 0)
-        )
+    async def dial(cls, stack: AsyncExitStack, node: LanNode, *, local: str = "127.0.0.21", tls: bool = True) -> Client:
+        port, context = int(node.address.rpartition(":")[2]), unchecked_context() if tls else None
+        reader, writer = await asyncio.open_connection(node.host, port, ssl=context, local_addr=(local, 0))
         stack.callback(writer.transport.abort)
         return cls(reader, writer)
 
@@ -120,6 +119,21 @@ async def test_an_idle_stranger_is_closed_before_who_has_a_token(port: Port, mon
     known.send(OPEN)  # without the token it is one of the others
     assert await known.status() == 200
     assert await known.ended() == b""
+
+
+@pytest.mark.parametrize("limit", ["MAX_STRANGERS", "MAX_STRANGERS_AT_ADDRESS"])
+async def test_connections_without_a_handshake_are_strangers_too(
+    port: Port, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(lan, "HANDSHAKE_LIMIT_S", 60.0)
+    monkeypatch.setattr(lan, limit, 3)
+    strangers = [await port.dial(tls=False) for _ in range(6)]
+    for stranger in strangers[:3]:
+        assert await stranger.ended() == b""
+    client = await port.dial()
+    client.send(OPEN)
+    assert await client.status() == 200
+    assert port.other.membership.is_up(port.node.id)
 
 
 @pytest.mark.parametrize("limit", ["MAX_STRANGERS", "MAX_STRANGERS_AT_ADDRESS"])
