@@ -7,7 +7,7 @@ coordinator the node goes on serving: only placement for others waits.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,15 +108,23 @@ class ControlPlane:
         """Begin; nothing runs before `follow`."""
         self._keeper.start()
 
-    def found(self, generation: int, address: str) -> Formation:
+    def found(self, generation: int, address: str, removed: Iterable[NodeId] = ()) -> Formation:
         """A new formation with this node as its head, to be handed to the others over their mutual-TLS links.
 
         Args:
             address: of this node, as the others reach it.
+            removed: all that were ever removed from the cluster, as far as is known here.
         Raises: PortsTaken.
         """
         ports = choose_ports(self._settings.first_port)
-        return Formation(generation=generation, head=self._me, address=address, port=ports.gcs, token=new_token())
+        return Formation(
+            generation=generation,
+            head=self._me,
+            address=address,
+            port=ports.gcs,
+            token=new_token(),
+            removed=frozenset(removed),
+        )
 
     def follow(self, formation: Formation | None) -> None:
         """Be in this formation from now on; None: in none. Returns at once; `status` says what became of it."""

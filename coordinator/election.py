@@ -9,7 +9,7 @@ forms a cluster of its own, so that a flapping link at the edge does not upset t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -172,6 +172,10 @@ class Election:
             self._passed_over[leader.node] = now_s + self.timing.forgiven_s
             self._expected = None
         return Wait(leader.node)
+
+    def forget(self, removed: Set[NodeId]) -> None:
+        """These are members no longer: nobody waits for them to come back."""
+        self._members = self._members.difference(removed)
 
     def has_failed(self, now_s: float) -> bool:
         """Whether I could not form a generation lately, as others are to know (`NodeReport.head_failed`)."""

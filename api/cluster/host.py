@@ -6,6 +6,7 @@ import asyncio
 import errno
 import gc
 import logging
+import shutil
 import socket
 import time
 from collections.abc import Coroutine, Sequence
@@ -100,7 +101,8 @@ class ClusterHost:
 
                 told = not AddressBook(self._folder).read()
             self._store().forget()
-            for name in ("members.json", "pins", "started"):
+            await asyncio.to_thread(self._forget_session)
+            for name in ("members.json", "pins", "started", "generation"):
                 (self._folder / name).unlink(missing_ok=True)
             log.info("left the cluster")
             return told
@@ -183,6 +185,14 @@ class ClusterHost:
     def _removed(self, reason: str) -> None:
         log.warning("leaving the cluster: %s", reason)
         self._own(self.leave(farewell=False))
+
+    def _forget_session(self) -> None:
+        """Remove what Ray had, its token too; an earlier daemon may even have left it running."""
+        from node.ray_session import leftover
+
+        state = self._folder / "ray"
+        leftover.sweep(state)
+        shutil.rmtree(state, ignore_errors=True)
 
     def _store(self) -> IdentityStore:
         from node.identity import IdentityStore

@@ -82,7 +82,7 @@ class Placing:
             on_status=self._on_status,
             on_head_lost=self._on_head_lost,
         )
-        self._mine: Formation | None = None
+        self._formation: Formation | None = None
         self._formations: dict[Claim, Formation] = {}
         self._claim: Claim | None = None
         self._reach = "not started"
@@ -96,6 +96,12 @@ class Placing:
             "formation": Call(FormationAsk, self._answer_formation),
             "order": Call(OrderAsk, self._answer_order),
         }
+
+    @property
+    def _mine(self) -> Formation | None:
+        """What this node heads."""
+        formation = self._formation
+        return formation if formation is not None and formation.head == self._member.me else None
 
     @property
     def status(self) -> dict[str, Any]:
@@ -146,7 +152,7 @@ class Placing:
         """
         if self._mine is not None and self._mine.address not in self._member.hosts:
             log.info("no longer heading generation=%d: its address is gone", self._mine.generation)
-            self._give_up_head()
+            self._part()
         else:
             self.control.renew("the certificate or an address has changed")
 
@@ -161,9 +167,16 @@ class Placing:
             await asyncio.sleep(LOOK_S)
 
     async def _look(self) -> None:
+        removed = self._member.identity.ledger.removed_nodes
+        if self._formation is not None and not self._formation.keeps_out(removed):
+            # Ray knows no revocations: who was removed can run programs here as long as the token counts. Whoever heads
+            # the generation does the same, and then there is a new one.
+            log.info("leaving generation=%d: a node that may know its token was removed", self._formation.generation)
+            self._part()
+        self._election.forget(removed)
         self._stand(self._claim)
         report = self._member.report()
-        nodes = self._member.view.now.nodes
+        nodes = {node: other for node, other in self._member.view.now.nodes.items() if node not in removed}
         decision = self._election.decide(_with_ray(nodes), time.monotonic())
         match decision:
             case Form(generation):
@@ -171,8 +184,7 @@ class Placing:
             case Follow(claim):
                 await self._follow(claim)
             case Alone() if self._claim is None or self._claim.head != self._member.me:
-                self._stand(None)
-                self.control.follow(None)
+                self._part()
         self.control.report(report)
         if self._mine is not None and not self._reach:
             for other in nodes.values():
@@ -182,10 +194,10 @@ class Placing:
     def _found(self, generation: int) -> None:
         """Become head; the claim stands from now on, so that nobody else begins the same."""
         self._write_highest(generation)
-        self._mine = self.control.found(generation, self._member.hosts[0])
+        removed = self._member.identity.ledger.removed_nodes
+        formation = self.control.found(generation, self._member.hosts[0], removed)
         log.info("heading generation=%d", generation)
-        self._stand(Claim(generation, self._member.me))
-        self.control.follow(self._mine)
+        self._take_part(Claim(generation, self._member.me), formation)
 
     async def _follow(self, claim: Claim) -> None:
         if claim.head == self._member.me:
@@ -199,10 +211,21 @@ class Placing:
                 ask = FormationAsk(generation=claim.generation)
                 found = await self._member.peers.call(claim.head, "formation", ask, Formation)
                 self._formations = {claim: found}
-            formation, self._mine = found, None
+            formation = found
+        if not formation.keeps_out(self._member.identity.ledger.removed_nodes):
+            return  # its head does not know of the removal yet
         self._write_highest(claim.generation)
+        self._take_part(claim, formation)
+
+    def _take_part(self, claim: Claim, formation: Formation) -> None:
+        self._formation = formation
         self._stand(claim)
         self.control.follow(formation)
+
+    def _part(self) -> None:
+        self._formation = None
+        self._stand(None)
+        self.control.follow(None)
 
     def _stand(self, claim: Claim | None) -> None:
         """Say in reports which claim is followed."""
@@ -221,12 +244,7 @@ class Placing:
     def _on_head_lost(self, formation: Formation, reason: str) -> None:
         log.warning("can't head generation %d: %s", formation.generation, reason)
         self._election.could_not_form(time.monotonic())
-        self._give_up_head()
-
-    def _give_up_head(self) -> None:
-        self._mine = None
-        self._stand(None)
-        self.control.follow(None)
+        self._part()
 
     def _on_status(self, status: RayStatus) -> None:
         log.info(

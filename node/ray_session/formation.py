@@ -7,6 +7,7 @@ mDNS for this. A higher generation always wins.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Set
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from msgspec import Struct
@@ -26,8 +27,8 @@ class Formation(Struct, frozen=True, kw_only=True):
 
     Attributes:
         head: the node that runs the control store; `address` and `port`: where that listens.
-        token: what every Ray process of this generation presents. A new generation has a new one, so that a removed
-            member can't come back.
+        token: what every Ray process of this generation presents, and all that Ray asks for.
+        removed: who had been removed from the cluster when the token was made. Whoever is removed later may know it.
     """
 
     generation: int
@@ -35,6 +36,7 @@ class Formation(Struct, frozen=True, kw_only=True):
     address: str
     port: int
     token: str
+    removed: frozenset[NodeId] = frozenset()
 
     @property
     def gcs_address(self) -> str:
@@ -44,6 +46,10 @@ class Formation(Struct, frozen=True, kw_only=True):
     def role_of(self, node: NodeId) -> Role:
         """What a node is to do in it."""
         return "head" if node == self.head else "worker"
+
+    def keeps_out(self, removed: Set[NodeId]) -> bool:
+        """Whether nobody of these, who are all that were removed until now, can know the token."""
+        return removed <= self.removed
 
     def __repr__(self) -> str:
         return f"Formation(generation={self.generation}, head={self.head!r}, gcs={self.gcs_address!r})"

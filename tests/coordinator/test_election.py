@@ -168,6 +168,17 @@ def test_a_minority_that_stays_alone_for_long_goes_on_by_itself() -> None:
     assert {it.claim_of(letter) for letter in "de"} == {(2, "d")}
 
 
+def test_nobody_waits_for_members_that_were_removed() -> None:
+    it = net("abcde")
+    it.run(5)
+    for letter in "abc":
+        it.stop(letter)
+    for member in it.members.values():
+        member.election.forget(it.down)
+    it.run(4)
+    assert {it.claim_of(letter) for letter in "de"} == {(2, "d")}
+
+
 def test_one_of_two_is_enough_when_a_third_joins() -> None:
     it = net("ab")
     it.run(5)

@@ -139,5 +139,14 @@ def form_with_ray(nodes: list[LanNode]) -> LanCluster:
     return cluster
 
 
+@contextlib.contextmanager
+def no_model_unloaded(nodes: list[LanNode]) -> Iterator[None]:
+    """Whatever these machines have in memory is there all the time, in the same processes."""
+    before = [node.runners() for node in nodes]
+    assert any(before)
+    yield
+    assert [node.runners() for node in nodes] == before
+
+
 def _path(_: type, text: str) -> Path:
     return Path(text)

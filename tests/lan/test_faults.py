@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 from cryptography import x509
@@ -14,18 +13,9 @@ from node.ray_session.processes import is_alive
 from tests.cluster.asking import loaded_on, only_loaded_on, unload_everywhere
 from tests.cluster.real_nodes import await_all_up, until
 from tests.cluster.streams import Stream
-from tests.lan.machines import RAY_LIMIT_S, LanCluster, LanNode
+from tests.lan.machines import RAY_LIMIT_S, LanCluster, LanNode, no_model_unloaded
 
 pytestmark = pytest.mark.timeout(240)
-
-
-@contextmanager
-def no_model_unloaded(nodes: list[LanNode]) -> Iterator[None]:
-    """Whatever these machines have in memory is there all the time, in the same processes."""
-    before = [node.runners() for node in nodes]
-    assert any(before)
-    yield
-    assert [node.runners() for node in nodes] == before
 
 
 def resumed_after(fault: Callable[[], object], *, asking: LanNode) -> int:

@@ -66,5 +66,11 @@ def test_a_session_waits_for_a_head_but_a_driver_gives_up_in_seconds() -> None:
     assert driver_environment(plan(), {})["RAY_py_gcs_connect_timeout_s"] == "2"
 
 
+def test_a_formation_keeps_out_who_was_removed_before_it_was_made() -> None:
+    formation = Formation(generation=1, head=NodeId("a"), address="", port=1, token="t", removed=frozenset("bc"))
+    assert formation.keeps_out({NodeId("b")})
+    assert not formation.keeps_out({NodeId("b"), NodeId("d")})
+
+
 def test_ipv6_addresses_are_bracketed() -> None:
     assert Formation(generation=1, head=NodeId("a"), address="fd00::1", port=1, token="t").gcs_address == "[fd00::1]:1"
