@@ -118,4 +118,5 @@ def synthetic_request(number: int, seed: int) -> RouteRequest:
         prefix_tokens=tuple(tokens),
         context_tokens=8192,
         footprint=footprint(number),
+        may_wait=True,
     )

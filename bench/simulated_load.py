@@ -60,6 +60,7 @@ class Conversation:
             prefix_tokens=tuple(int(tokens * self.estimate) for tokens in turn.mark_tokens),
             context_tokens=CONTEXT_TOKENS,
             footprint=self.model.footprint,
+            may_wait=True,
         )
 
 

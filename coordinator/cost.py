@@ -101,15 +101,21 @@ def resident_terms(view: View, host: Host, request: RouteRequest, cached: int) -
 
 
 def loading_terms(
-    view: View, report: NodeReport, held: HeldModel | None, footprint: Footprint, request: RouteRequest
+    view: View,
+    report: NodeReport,
+    held: HeldModel | None,
+    footprint: Footprint,
+    request: RouteRequest,
+    *,
+    waits: bool = False,
 ) -> tuple[Terms, Fit, tuple[ResidentModel, ...]]:
     """The cost where the model has to be loaded first, how it would fit, and what has to be unloaded for it.
 
-    Meaningless where it does not fit, or what is missing can't be fetched. What is in use is waited for. Unloading
-    costs what loading the victims again would, as likely as they are missed. An instance that is there already and
-    does not do for the request is replaced. A load of this model that already runs there is counted as half done.
-    Models that were used there lately will be again, and share the device: which spreads models over machines instead
-    of heaping them on the fastest.
+    Meaningless where it does not fit, or what is missing can't be fetched. What is in use goes if it `waits` for that.
+    Unloading costs what loading the victims again would, as likely as they are missed. An instance that is there
+    already and does not do for the request is replaced. A load of this model that already runs there is counted as
+    half done. Models that were used there lately will be again, and share the device: which spreads models over
+    machines instead of heaping them on the fastest.
     """
     need = footprint.need(footprint.context(request.context_tokens), request.parallel or 1)
     going: tuple[ResidentModel, ...] = ()
@@ -121,9 +127,7 @@ def loading_terms(
     if loading:
         fit = Fit("gpu" if report.devices else "ram", need.total_bytes, need.total_bytes, 1.0)
     else:
-        fit, victims = choose_victims(
-            report, need, going=going, used_within_s=request.spares_s, in_use=request.may_wait
-        )
+        fit, victims = choose_victims(report, need, going=going, used_within_s=request.spares_s, in_use=waits)
         victims = going + victims
     load_speed = report.load_bytes_s or DEFAULT_LOAD_BYTES_S
     missing = max(0, footprint.file_bytes - (held.present_bytes if held else 0))

@@ -201,7 +201,7 @@ class Placement:
         if not isinstance(answer, Route):
             return None
         if answer.kind == "load":
-            self._expect(answer.node, request, None, now_s)
+            self._expect(answer.node, request, None, now_s, waits=answer.terms.queue_s > 0)
         return answer.node
 
     def _coming(self, request: RouteRequest) -> NodeId | None:
@@ -223,15 +223,18 @@ class Placement:
         ]
 
     def _expect(
-        self, node: NodeId, request: RouteRequest, reason: LoadReason | None, now_s: float
+        self, node: NodeId, request: RouteRequest, reason: LoadReason | None, now_s: float, *, waits: bool = False
     ) -> tuple[ResidentModel, ...]:
-        """Count on a load from now on: it takes its room, and what it displaces is gone. Returns: what that is."""
+        """Count on a load from now on: it takes its room, and what it displaces is gone. Returns: what that is.
+
+        `waits`: for what is in use there.
+        """
         report, key = self._view.nodes[node], _key(request)
         footprint = request.footprint or self._view.footprint(request.model)
         assert footprint is not None  # no route is a load without
         request = replace(request, footprint=footprint)
         held = self._view.holders(request.model).get(node)
-        _, _, victims = loading_terms(self._view, report, held, footprint, request)
+        _, _, victims = loading_terms(self._view, report, held, footprint, request, waits=waits)
         self._loads[node, key] = _Load(
             request, reason, now_s, frozenset((victim.digest, victim.embedding) for victim in victims)
         )

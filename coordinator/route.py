@@ -22,7 +22,7 @@ from coordinator.cost import (
     loading_terms,
     resident_terms,
 )
-from coordinator.view import Host, View, is_evictable
+from coordinator.view import Host, View
 from node.footprint import Footprint
 from node.report import NodeReport
 
@@ -111,6 +111,7 @@ def choose_route(view: View, request: RouteRequest) -> Route | Refusal:
        with the longest cached prefix, then the emptiest.
     2. Nodes that would have to load it, if one of them could be faster even so: fastest loaders first, as long as
        the bytes alone do not take longer than what has been found.
+    3. If all that is nobody, and the request may wait: nodes that have the room once what is in use there has ended.
     """
     request = _informed(view, request)
     hosts = _believed(view.hosts(request.model, embedding=request.embedding))
@@ -127,6 +128,8 @@ def choose_route(view: View, request: RouteRequest) -> Route | Refusal:
         loads = _loads(view, request, footprint, best.terms.total_s if best else float("inf"))
         found += loads
         best = loads[-1] if loads else best
+    if best is None and request.may_wait and (waits := _waits(view, request)):
+        found, best = waits, waits[-1]
     if best is None:
         return _refusal(view, request)
     return Route(best.node, best.kind, best.terms, best.cached_tokens, tuple(found))
@@ -152,6 +155,9 @@ def consider(view: View, request: RouteRequest) -> tuple[list[Candidate], list[U
             could.append(candidate)
         else:
             unfit.append(candidate)
+    if not could and request.may_wait:
+        could = _waits(view, request)
+        unfit = [node for node in unfit if node.node not in {candidate.node for candidate in could}]
     by_speed = {loader.node: rank for rank, loader in enumerate(view.loaders())}
     could.sort(key=lambda candidate: (candidate.partial, candidate.terms.total_s, by_speed[candidate.node]))
     if residents := [candidate for candidate in could if candidate.kind == "resident"]:
@@ -293,19 +299,33 @@ def _loads(view: View, request: RouteRequest, footprint: Footprint, limit_s: flo
     return sorted(in_part, key=lambda candidate: -candidate.terms.total_s)
 
 
-def _load(view: View, report: NodeReport, request: RouteRequest) -> Candidate | Unfit:
-    """What loading the model on this node would cost, or why that can't be."""
+def _waits(view: View, request: RouteRequest) -> list[Candidate]:
+    """Nodes that could load it once what is in use there has ended, the best one last."""
+    found = []
+    for _, node, *_ in view.loaders():
+        if _is_wanted(node, request):
+            candidate = _load(view, view.nodes[node], request, waits=True)
+            if isinstance(candidate, Candidate):
+                found.append(candidate)
+    return sorted(found, key=lambda candidate: (not candidate.partial, -candidate.terms.total_s))
+
+
+def _load(view: View, report: NodeReport, request: RouteRequest, *, waits: bool = False) -> Candidate | Unfit:
+    """What loading the model on this node would cost, or why that can't be.
+
+    `waits`: models in use have to go as well, once they are idle.
+    """
     footprint = request.footprint
     if footprint is None:
         return Unfit(report.node, report.name, "unknown_size")
     host = view.hosts(request.model, embedding=request.embedding).get(report.node)
-    if host is not None and not request.may_wait and not is_evictable(host.resident):
+    if host is not None and not waits and (host.resident.active or host.resident.queued):
         return Unfit(report.node, report.name, "too_small")
     held = view.holders(request.model).get(report.node)
     can_fetch = report.link_bytes_s > 0 and _has_source(view, request, but=report.node)
     if not (held and held.is_complete) and not can_fetch:
         return Unfit(report.node, report.name, "no_bytes")
-    terms, fit, victims = loading_terms(view, report, held, footprint, request)
+    terms, fit, victims = loading_terms(view, report, held, footprint, request, waits=waits)
     if fit.how == "no":
         return Unfit(report.node, report.name, "no_room", fit.needed_bytes, fit.free_bytes)
     return Candidate(

@@ -325,9 +325,9 @@ def prefill_bytes_s(report: NodeReport) -> float:
 
 
 def most_room(report: NodeReport) -> int:
-    """More bytes than this no load can find on the node, whatever is unloaded for it."""
-    evictable = sum(resident.size_bytes for resident in report.resident if not resident.pinned)
-    return report.ram.free_bytes + sum(device.free_bytes for device in report.devices) + evictable
+    """More bytes than this no load can find on the node at once, whatever is unloaded for it."""
+    idle = sum(resident.size_bytes for resident in report.resident if is_evictable(resident))
+    return report.ram.free_bytes + sum(device.free_bytes for device in report.devices) + idle
 
 
 def is_evictable(resident: ResidentModel) -> bool:

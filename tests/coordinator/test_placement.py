@@ -97,6 +97,15 @@ def test_two_loads_are_not_promised_the_same_memory() -> None:
     assert owner.hears(asked("2", model=OTHER, **size)) == [Placed("2", None)]
 
 
+def test_what_is_in_use_makes_room_once_for_who_may_wait() -> None:
+    busy = loaded(OTHER, active=1)
+    owner = Owner(machine("a", busy, free_gib=0.5, held=(held(), held(OTHER))))
+    assert owner.hears(asked("1")) == [Placed("1", None)]
+    assert owner.hears(asked("2", may_wait=True)) == [Placed("2", A)]
+    room = owner.placement.view.nodes[A]
+    assert (room.resident, set(room.loading)) == ((), {MODEL})
+
+
 def test_nobody_can_is_said() -> None:
     owner = Owner(machine("a", free_gib=0.5), machine("b", free_gib=0.7))
     assert owner.hears(asked()) == [Placed("1", None)]
