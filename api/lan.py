@@ -16,12 +16,14 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from api.bounded_http import BoundedHttp
+from api.lan_gate import ADMITTED
 from api.request_watch import ASKER_NAME
 from node.identity import CertificateRefused, peer_node_id
 from node.peers import PEER
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -71,6 +73,15 @@ class LanListener:
         """Wait for the requests that are running now; others are taken meanwhile."""
         if self._state.tasks:
             await asyncio.wait(set(self._state.tasks))
+
+    def drop_revoked(self, is_revoked: Callable[[str], bool]) -> None:
+        """Close the connections on which a request runs for a node or a token, by its id, that counts no more."""
+        for connection in list(self._state.connections):
+            assert isinstance(connection, _LanProtocol)
+            asker = connection.admitted
+            if asker is not None and is_revoked(asker):
+                log.info("connection closed client=%s: %s was revoked", connection.address, asker)
+                connection.drop()
 
     async def close(self, limit_s: float) -> None:
         """Take no new connections, let running requests end until the limit, then close them."""
@@ -123,6 +134,12 @@ class _LanProtocol(BoundedHttp):
     def is_stranger(self) -> bool:
         """Whether neither a certificate nor, with the last request, a token that counts was shown."""
         return self._peer is None and (self.cycle is None or ASKER_NAME not in self.cycle.scope)
+
+    @property
+    def admitted(self) -> str | None:
+        """On whose behalf a request runs: the id of a node or of a token; None: nobody's, or there is no request."""
+        asker = self.cycle.scope.get(ADMITTED) if self.answering else None
+        return asker if isinstance(asker, str) else None
 
     def greet(self, accepted: socket.socket, context: ssl.SSLContext) -> None:
         """Begin the handshake on a connection that was accepted."""

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# The scope's entry that says on whose behalf a request runs: the id of a node, or of a token.
+ADMITTED: Final = "ayni.admitted"
 OPEN_PATHS: Final = frozenset({"/", "/ca.pem"})
 READING: Final = frozenset({"GET", "HEAD"})
 # Longest prefix first where two fit. A path stands for itself and for what is below it.
@@ -176,6 +178,7 @@ class LanGate:
         elif self._retired:
             await self._refuse(Closing(), scope, receive, send)
         elif peer is not None:
+            scope[ADMITTED] = peer
             await self._api(scope, receive, send)
         else:
             await self._serve_token(path, scope, receive, send)
@@ -188,7 +191,7 @@ class LanGate:
             grant = self._verifier.verify(token_in(scope))
             grant.require(scope_of(path))
             place = self._admit(grant) if path in METERED else nullcontext()
-            scope[ASKER_NAME] = grant.name
+            scope[ASKER_NAME], scope[ADMITTED] = grant.name, grant.token_id
             async with place:
                 with _asking(grant):
                     await self._api(scope, receive, send)

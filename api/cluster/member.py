@@ -401,6 +401,8 @@ class ClusterNode:
                     if node != self.me and self.identity.ledger.is_node_revoked(node):
                         self.view.forget(node)
                         self.endpoints.end_sessions(node)
+                for listener in self._listeners:
+                    listener.drop_revoked(self.identity.ledger.is_revoked)
                 if self.identity.removed:
                     self._part("this machine was removed from the cluster")
             except Exception:  # the next look may do better

@@ -94,6 +94,10 @@ class Ledger:
         """Whether this node was removed, or left."""
         return node in self._removals
 
+    def is_revoked(self, asker: str) -> bool:
+        """Whether a token of this id is refused, or a node."""
+        return asker in self._revoked_tokens or asker in self._removals
+
     def removal_of(self, node: NodeId) -> Signed | None:
         """The record by which this node was removed, which proves it to anybody; None: it was not."""
         return self._removals.get(node)

@@ -21,6 +21,7 @@ from node.settings import Settings
 from node.supervisor import Supervisor
 from registry import ModelStore
 from tests.cluster.real_nodes import RealNode, await_all_up, until
+from tests.cluster.streams import Stream
 
 NODE_CALLS = ("beat", "hello", "ledger", "link", "model", "pin", "drain", "renew", "leave")
 
@@ -107,6 +108,17 @@ def test_a_token_for_some_models_reaches_no_others_by_copying_making_or_deleting
         assert "demo-copy:latest" not in [model["name"] for model in some.get("/api/tags").json()["models"]]
     a.ask("DELETE", "/api/cluster/tokens/some")
     a.ask("DELETE", "/api/delete", {"model": "hidden"})
+
+
+def test_an_answer_ends_when_its_token_is_revoked(cluster: list[RealNode]) -> None:
+    a, b, _ = cluster
+    answer = Stream(b, numbers=700, token=a.ask("POST", "/api/cluster/tokens", {"name": "eve"})["token"]).await_text()
+    other = Stream(b, token=a.ask("POST", "/api/cluster/tokens", {"name": "carol"})["token"]).await_text()
+    a.ask("DELETE", "/api/cluster/tokens/eve")
+    until(lambda: answer.error, 5.0, "the end of the answer")
+    assert not answer.last.get("done")
+    other.whole()
+    a.ask("DELETE", "/api/cluster/tokens/carol")
 
 
 def test_a_tokens_rate_is_enforced(cluster: list[RealNode]) -> None:
