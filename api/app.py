@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from api import metrics_routes, model_routes, native_routes, openai_routes
 from api.cluster import routes as cluster_routes
@@ -21,6 +22,9 @@ from api.stream import ClientGone, fault_response
 
 log = logging.getLogger(__name__)
 
+ROUTERS = tuple(
+    routes.router for routes in (model_routes, native_routes, openai_routes, cluster_routes, metrics_routes)
+)
 # FastAPI can report to OpenTelemetry by itself, request bodies included: never here.
 NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 
@@ -40,8 +44,8 @@ def create_lan_app(daemon: Daemon) -> FastAPI:
 def _routes(daemon: Daemon) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, telemetry=NO_TELEMETRY)
     app.state.daemon = daemon
-    for routes in (model_routes, native_routes, openai_routes, cluster_routes, metrics_routes):
-        app.include_router(routes.router)
+    for router in ROUTERS:
+        app.include_router(router)
     for kind in EXPECTED_ERRORS:
         app.add_exception_handler(kind, _answer_error)
     app.add_exception_handler(HTTPException, _answer_routing_error)
@@ -73,11 +77,17 @@ async def _answer_routing_error(request: Request, error: Exception) -> Response:
     path = request.url.path
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "another one")
-        return fault_response(fault_of(WrongMethod(request.method, allowed)), path)
+        return fault_response(fault_of(WrongMethod(request.method, _allowed_methods(request))), path)
     if error.status_code == 404:
         return fault_response(fault_of(NoSuchRoute(path)), path)
     return fault_response(Fault(error.status_code, error.detail), path)
+
+
+def _allowed_methods(request: Request) -> str:
+    """What the path is served with; each route knows only its own methods."""
+    routes = [route for router in ROUTERS for route in router.routes if isinstance(route, Route)]
+    matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in matching for method in route.methods or ()}))
 
 
 async def _answer_nobody(request: Request, error: Exception) -> Response:

@@ -17,6 +17,7 @@ from node.setting_values import (
     parse_count,
     parse_duration,
     parse_name,
+    parse_peers,
     parse_port,
     parse_size,
     parse_switch,
@@ -27,6 +28,7 @@ from node.setting_values import (
 
 # A body travels to the runner in one frame, of at most 256 MiB, base64 images decoded and the rest as it came.
 LARGEST_BODY_BYTES = 192 << 20
+RAY_PORTS = 32  # of one machine's part of the Ray session, in a row
 MAX_PARALLEL = 256  # LLAMA_MAX_SEQ of llama.cpp
 
 # Which pages may call this node from a browser although nobody listed them: local ones and desktop apps, as Ollama.
@@ -67,6 +69,12 @@ class Setting:
     def target(self) -> str:
         """The field of `Settings` that it fills."""
         return self.field or self.key
+
+
+def _ray_port(value: Any) -> int:
+    if (port := parse_port(value)) + RAY_PORTS > 1 << 16:
+        raise ValueError(value)
+    return port
 
 
 def _one_of(*words: str) -> Callable[[Any], str]:
@@ -334,9 +342,9 @@ TABLE: tuple[Setting, ...] = (
     Setting(
         "static_peers",
         "Machines of the cluster to call besides those found by mDNS, for networks that block it.",
-        "host:port pairs, with commas",
+        "hosts or host:port pairs, with commas",
         "none",
-        parse_words,
+        parse_peers,
     ),
     Setting(
         "ray",
@@ -348,9 +356,9 @@ TABLE: tuple[Setting, ...] = (
     Setting(
         "ray_port",
         "The first of the ports of the Ray session; it takes a block of 32, here or, where those are taken, above.",
-        "a port number",
+        "a port number up to 65504",
         "11440",
-        parse_port,
+        _ray_port,
     ),
     Setting(
         "head",

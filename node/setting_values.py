@@ -197,6 +197,16 @@ def parse_addresses(value: Any) -> tuple[str, ...]:
     return tuple(str(ipaddress.ip_address(word)) for word in parse_words(value))
 
 
+def parse_peers(value: Any) -> tuple[str, ...]:
+    """`host` or `host:port`, as `parse_words` takes words."""
+    words = parse_words(value)
+    for word in words:
+        host, port = _split_host(word)
+        if port == 0 or host == "0.0.0.0":  # noqa: S104 - nobody can be dialled there; ":8080" is read so, too
+            raise ValueError(word)
+    return words
+
+
 def parse_switch(value: Any) -> bool:
     """Yes or no, in the words of a shell or of Go."""
     if isinstance(value, bool):

@@ -12,6 +12,7 @@ import msgspec
 from api.clock import time_text
 from api.cluster import views
 from api.cluster.errors import in_words
+from api.cluster.lan_sockets import lan_hosts
 from api.cluster.pins import Pin, PinAnswer
 from api.errors import BadRequest, Conflict, OutOfReach, UnknownItem
 from api.options import merge_options
@@ -47,7 +48,9 @@ def rename(member: ClusterNode, name: str) -> None:
 
 
 def invite(member: ClusterNode, *, expires_s: float, uses: int, keeper: bool) -> dict[str, Any]:
-    """Make an invitation; `keeper`: who joins by it gets the root key."""
+    """Make an invitation; `keeper`: who joins by it gets the root key. Raises Conflict: nobody could use it."""
+    if not lan_hosts(member.settings):
+        raise Conflict("this machine has no network; see the settings lan_host and interfaces")
     try:
         with in_words():
             invitation = member.identity.invite(

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from api.body import Body
-from coordinator.queue import MAX_PRIORITY
 
 DAY_S = 86400.0
 
@@ -39,17 +38,20 @@ class DrainBody(Body):
 
 
 class TokenBody(Body):
-    """POST /api/cluster/tokens; a rate that is left out is not limited."""
+    """POST /api/cluster/tokens; a rate that is left out is not limited.
 
-    name: str = Field(min_length=1)
+    Bounds are those of `node.identity.Grant` and `coordinator.queue`, which a machine alone does not import.
+    """
+
+    name: str = Field(min_length=1, max_length=128)
     scopes: list[Literal["infer", "models", "metrics", "admin"]] = Field(default=["infer"], min_length=1)
-    models: list[Annotated[str, Field(min_length=1)]] = Field(default=[])
+    models: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(default=[], max_length=32)
     rpm: int | None = Field(default=None, ge=1)
     tpm: int | None = Field(default=None, ge=1)
     max_parallel: int | None = Field(default=None, ge=1)
     expires_s: float = Field(default=30 * DAY_S, gt=0)
     weight: float = Field(default=1.0, gt=0, le=1000)
-    priority: int = Field(default=0, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
+    priority: int = Field(default=0, ge=-4, le=4)
 
 
 class ExplainBody(Body):

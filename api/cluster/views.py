@@ -36,9 +36,14 @@ def status(member: ClusterNode) -> dict[str, Any]:
         "nodes": 1 + len(member.membership),
         "nodes_up": len(up),
         "certificate_expires_at": time_text(identity.certificate.not_valid_after_utc),
-        "ray": member.placing.status if member.placing is not None else {"state": "off"},
+        "ray": member.placing.status if member.placing is not None else _no_ray(member),
         "discovery": {"state": member.finder.state, "reason": member.finder.reason},
     }
+
+
+def _no_ray(member: ClusterNode) -> dict[str, Any]:
+    chosen = member.settings.ray == "off"
+    return {"state": "off", "reason": "by the setting ray" if chosen else "it is not installed on this machine"}
 
 
 def nodes(member: ClusterNode) -> list[dict[str, Any]]:
@@ -50,23 +55,9 @@ def nodes(member: ClusterNode) -> list[dict[str, Any]]:
 
 
 def _node(member: ClusterNode, report: NodeReport | None, other: Member | None) -> dict[str, Any]:
-    if report is None:
-        assert other is not None
-        return {
-            "id": other.node,
-            "name": other.name or other.node,
-            "state": "lost",
-            "reason": other.down_reason,
-            "head": False,
-            "me": False,
-            "version": "",
-            "address": next(iter(other.addresses), ""),
-            "devices": [],
-            "ram_total_bytes": 0,
-            "ram_free_bytes": 0,
-            "resident": [],
-            "models": [],
-        }
+    if other is not None and (report is None or report.state == "lost"):
+        return _lost(other, report)
+    assert report is not None
     return {
         "id": report.node,
         "name": report.name,
@@ -89,6 +80,25 @@ def _node(member: ClusterNode, report: NodeReport | None, other: Member | None) 
         "ram_free_bytes": report.ram.free_bytes,
         "resident": [_resident(each) for each in report.resident],
         "models": [held.name for held in report.held if held.is_complete],
+    }
+
+
+def _lost(other: Member, report: NodeReport | None) -> dict[str, Any]:
+    """A member that can't be reached. What it did and had free when it was last heard is not so any more."""
+    return {
+        "id": other.node,
+        "name": other.name or other.node,
+        "state": "lost",
+        "reason": other.down_reason,
+        "head": False,
+        "me": False,
+        "version": report.version if report is not None else "",
+        "address": next(iter(other.addresses), ""),
+        "devices": [],
+        "ram_total_bytes": 0,
+        "ram_free_bytes": 0,
+        "resident": [],
+        "models": [held.name for held in report.held if held.is_complete] if report is not None else [],
     }
 
 

@@ -73,7 +73,7 @@ class Discovery:
 
         self._interfaces = self._choose()
         if not (bound := self.addresses):
-            raise NoMulticast("no network interface is up")
+            raise NoMulticast("no network interface that may be used is up (see the setting interfaces)")
         try:
             self._mdns = AsyncZeroconf(interfaces=list(bound), ip_version=_ip_version(bound))
             await self._mdns.zeroconf.async_wait_for_start(START_S)
@@ -157,7 +157,7 @@ class Discovery:
             return False
         addresses = announced_addresses(now)
         if not addresses:
-            raise NoMulticast("no network interface is up")
+            raise NoMulticast("no network interface that may be used is up (see the setting interfaces)")
         mdns = self._opened()
         await mdns.zeroconf.async_update_interfaces(list(addresses), _ip_version(addresses))
         self._interfaces = now

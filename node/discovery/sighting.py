@@ -74,7 +74,7 @@ def judge(sighting: Sighting, me: Myself) -> Finding:
         return Finding(
             sighting,
             "other cluster",
-            f"it is in cluster {advert.cluster_name!r}; to change, `ayni cluster leave` on one side first",
+            f"it is in another cluster, {advert.cluster_name!r}; to change, `ayni cluster leave` on one side first",
         )
     if series(advert.version) != series(me.version):
         return Finding(

@@ -9,7 +9,7 @@ from node.ray_session.launcher import Actors, RayLauncher, address_towards
 from node.ray_session.leftover import sweep
 from node.ray_session.plan import SessionPlan
 from node.ray_session.ports import RayPorts, choose_ports
-from node.ray_session.versions import RayVersions, ray_versions, why_apart
+from node.ray_session.versions import RayVersions, ray_versions
 
 __all__ = [
     "Actors",
@@ -31,5 +31,4 @@ __all__ = [
     "new_token",
     "ray_versions",
     "sweep",
-    "why_apart",
 ]

@@ -40,20 +40,3 @@ def ray_versions() -> RayVersions:
     except PackageNotFoundError:
         ray = ""
     return RayVersions(ray=ray, python=platform.python_version(), system=sys.platform)
-
-
-def why_apart(mine: RayVersions, theirs: RayVersions) -> str | None:
-    """Why two machines can't be in one Ray cluster, in words for the one that asks; None: they can.
-
-    Such a machine can be a member nevertheless: it is heard, routed to and streamed from, but places no models for
-    others.
-    """
-    if not mine.ray:
-        return "Ray isn't installed on this machine"
-    if not theirs.ray:
-        return "Ray isn't installed on the other machine"
-    if mine.ray != theirs.ray:
-        return f"this machine has Ray {mine.ray}, the other {theirs.ray}; install the same version"
-    if mine.python_minor != theirs.python_minor:
-        return f"this machine has Python {mine.python_minor}, the other {theirs.python_minor}; they have to be equal"
-    return None

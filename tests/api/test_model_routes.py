@@ -141,7 +141,7 @@ async def test_a_deleted_model_leaves_memory_too(http: httpx.AsyncClient, node: 
         ("POST", "/api/push", {"model": "llama3"}, 501, "pushing 'llama3' is not possible"),
         ("POST", "/api/blobs/sha256:12", None, 400, "invalid digest format"),
         ("POST", f"/api/blobs/{DIGEST}", None, 400, f"digest mismatch, expected {DIGEST}"),
-        ("GET", f"/api/blobs/{DIGEST}", None, 405, "method GET not allowed"),
+        ("GET", f"/api/blobs/{DIGEST}", None, 405, "method GET not allowed; use HEAD, POST"),
         ("GET", "/api/nothing", None, 404, "no such route: /api/nothing"),
         ("GET", "/api/chat", None, 405, "method GET not allowed; use POST"),
         ("POST", "/api/chat", None, 400, "missing request body"),

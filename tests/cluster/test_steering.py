@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(120)
 
 def refused(node: RealNode, method: str, path: str, body: object = None) -> tuple[int, str]:
     """The status and the words of a request that must fail."""
-    answer = httpx.request(method, f"{node.url}{path}", json=body, timeout=30)
+    answer = httpx.request(method, f"{node.url}{path}", json=body, headers=node.own_user, timeout=30)
     assert answer.status_code >= 400, answer.text
     return answer.status_code, answer.json()["error"]
 
@@ -87,6 +87,9 @@ def test_a_machine_that_is_lost_is_not_waited_for(cluster: list[RealNode], lost:
         assert (status, words.startswith("'c' can't be reached (")) == (502, True), words
     assert time.monotonic() - began_s < 4, "two attempts to connect would take ten seconds"
     assert not pinned_on(a)
+    shown = a.nodes()["c"]
+    assert [shown[key] for key in ("head", "devices", "ram_total_bytes", "resident")] == [False, [], 0, []]
+    assert "demo:latest" in shown["models"]
 
 
 @pytest.fixture
@@ -134,6 +137,11 @@ def test_a_pin_says_where_it_was_made_and_where_not(cluster: list[RealNode]) -> 
         a.ask("DELETE", "/api/delete", {"model": "only-on-a"})
 
 
+def test_a_token_whose_name_is_too_long_is_told_so_in_words(cluster: list[RealNode]) -> None:
+    status, words = refused(cluster[0], "POST", "/api/cluster/tokens", {"name": "x" * 129})
+    assert (status, words) == (400, "name: String should have at most 128 characters")
+
+
 def test_every_node_that_could_answer_is_among_the_candidates(cluster: list[RealNode]) -> None:
     explained = cluster[1].ask("POST", "/api/cluster/explain", {"model": "demo"})
     assert {candidate["node"] for candidate in explained["candidates"]} == {"a", "b", "c"}
@@ -163,6 +171,17 @@ def lone(tmp_path: Path) -> Iterator[RealNode]:
     with real_nodes(tmp_path, 1) as (node,):
         node.ask("POST", "/api/cluster", {"name": "home"})
         yield node
+
+
+def test_a_machine_that_nobody_can_reach_invites_nobody(lone: RealNode) -> None:
+    lone.stop()
+    lone.settings |= {"AYNI_LAN_HOST": "", "AYNI_INTERFACES": "nosuch0"}
+    lone.start()
+    until(lambda: lone.ask("GET", "/api/cluster")["active"], what="its return")
+    status, words = refused(lone, "POST", "/api/cluster/invitations", {})
+    assert (status, words) == (409, "this machine has no network; see the settings lan_host and interfaces")
+    assert "the setting interfaces" in lone.ask("GET", "/api/cluster/discover")["reason"]
+    assert lone.ask("GET", "/api/cluster")["ray"] == {"state": "off", "reason": "by the setting ray"}
 
 
 def test_a_machine_that_cannot_return_to_its_cluster_names_the_setting(lone: RealNode) -> None:

@@ -136,7 +136,7 @@ async def test_a_machine_without_a_cluster_looks_around_silently() -> None:
 
 
 async def test_without_a_network_discovery_says_so() -> None:
-    with pytest.raises(NoMulticast, match="no network interface is up"):
+    with pytest.raises(NoMulticast, match="no network interface that may be used is up"):
         await look_around(lambda: choose_interfaces(()))
 
 

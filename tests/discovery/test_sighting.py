@@ -25,7 +25,7 @@ MEMBER = Myself(version="0.3.0", node=ME, cluster=HOME, members={PEER: "box"})
         (SEEN, MEMBER, "member", "a member of this cluster"),
         (SEEN, replace(MEMBER, members={}), "member", "its certificate decides"),
         (SEEN, replace(MEMBER, node=PEER), "this machine", "that is us"),
-        (SEEN, replace(MEMBER, cluster=OFFICE), "other cluster", "it is in cluster 'home'"),
+        (SEEN, replace(MEMBER, cluster=OFFICE), "other cluster", "it is in another cluster, 'home'"),
         (SEEN, replace(MEMBER, removed=frozenset({PEER})), "not joinable", "it was removed from this cluster"),
         (SEEN, replace(ALONE, version="0.4.0"), "not joinable", "it runs Ayni 0.3.1, this machine 0.4.0"),
         (replace(SEEN, addresses=()), ALONE, "not joinable", "no address"),

@@ -11,6 +11,7 @@ from node.setting_values import (
     parse_address,
     parse_count,
     parse_duration,
+    parse_peers,
     parse_size,
     parse_switch,
     parse_timeout,
@@ -126,6 +127,14 @@ def test_no_parser_fails_in_any_other_way_than_by_refusing(value: object) -> Non
 @pytest.mark.parametrize(("value", "on"), [("1", True), ("TRUE", True), (False, False), ("off", False), (0, False)])
 def test_a_switch_is_yes_or_no(value: object, on: bool) -> None:
     assert parse_switch(value) is on
+
+
+def test_static_peers_are_hosts_with_or_without_a_port() -> None:
+    peers = ("desk", "10.0.0.1:11499", "::1", "[fe80::2]:1")
+    assert parse_peers(",".join(peers)) == peers
+    for text in ("10.0.0.1:99999", "desk:0", ":8080", "a b", "desk:x"):
+        with pytest.raises(ValueError):
+            parse_peers(text)
 
 
 def test_words_come_as_an_array_or_with_commas() -> None:

@@ -92,6 +92,9 @@ def test_ollamas_variables_mean_the_same_here(
         ("", {"AYNI_CONFIG": "/nowhere/x.toml"}, "bad setting AYNI_CONFIG = '/nowhere/x.toml': no such file"),
         ('kv_cache_type = "q8_0"', {"OLLAMA_FLASH_ATTENTION": "0"},
          "bad setting kv_cache_type = 'q8_0': only f16 works with flash_attention off"),
+        ("", {"AYNI_STATIC_PEERS": "desk,10.0.0.1:99999"},
+         "bad setting AYNI_STATIC_PEERS = 'desk,10.0.0.1:99999': must be hosts or host:port pairs, with commas"),
+        ("ray_port = 65505", {}, "bad setting {file}:ray_port = '65505': must be a port number up to 65504"),
         ("num_parallel = 257", {}, "bad setting {file}:num_parallel = '257': must be a number from 0 to 256"),
     ],
 )  # fmt: skip

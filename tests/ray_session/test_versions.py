@@ -3,31 +3,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import pytest
-
-from node.ray_session import RayVersions, ray_versions, why_apart
+from node.ray_session import RayVersions, ray_versions
 
 HERE = RayVersions(ray="2.60.0", python="3.11.7", system="linux")
-
-
-@pytest.mark.parametrize(
-    ("theirs", "why"),
-    [
-        (HERE, None),
-        (RayVersions(ray="2.60.0", python="3.11.2", system="darwin"), None),
-        (
-            RayVersions(ray="2.61.0", python="3.11.7", system="linux"),
-            "this machine has Ray 2.60.0, the other 2.61.0; install the same version",
-        ),
-        (
-            RayVersions(ray="2.60.0", python="3.12.1", system="linux"),
-            "this machine has Python 3.11, the other 3.12; they have to be equal",
-        ),
-        (RayVersions(ray="", python="3.11.7", system="linux"), "Ray isn't installed on the other machine"),
-    ],
-)
-def test_machines_that_can_not_be_in_one_ray_cluster_are_told_exactly_why(theirs: RayVersions, why: str | None) -> None:
-    assert why_apart(HERE, theirs) == why
 
 
 def test_only_linux_with_ray_can_be_the_head() -> None:
