@@ -22,8 +22,8 @@ from api.errors import ApiError, NotGranted, OverLimit, Unauthenticated, fault_o
 from api.metered import METERED
 from api.request_watch import ASKER_NAME
 from api.stream import fault_response
-from coordinator.asker import ASKER
 from coordinator.limits import Allowed, Limited, Limits, LimitTable
+from node.asker import ASKER
 from node.errors import Closing
 from node.identity import ScopeRefused, TokenRefused
 from node.peers import PEER, PREFIX, Endpoints

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from api.request_record import REQUEST, RequestRecord
-from coordinator.asker import ASKER
+from node.asker import ASKER
 from node.telemetry.gen_ai import request_attributes
 
 if TYPE_CHECKING:

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 
-from coordinator.asker import ASKER
 from coordinator.billing import Spend, billed, billed_embedding
 from coordinator.cluster_view import ClusterView
 from coordinator.cost import RouteRequest
@@ -34,6 +33,7 @@ from coordinator.resume import Stream
 from coordinator.route import Refusal, Route, choose_route
 from coordinator.trail import SECOND_CHANCE_S, Trail
 from coordinator.view import WeightsDigest
+from node.asker import ASKER
 from node.errors import DoesNotFit, NodeError, Unserved
 from node.fingerprint import Marks, fingerprint
 from node.jobs import Done, Embedded, EmbedJob, Event, Job, Rendered

@@ -13,7 +13,7 @@ from msgspec import Struct
 from api.cluster.views import loaded_line
 from api.daemon import KnownModel
 from api.model_views import bare_entry, show_object, tag_entry
-from coordinator.asker import ASKER
+from node.asker import ASKER
 from node.decoding import DECODE_ERRORS
 from node.errors import NodeError, Unserved
 from node.peers import Call, Caller, CallRefused

@@ -15,8 +15,8 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from coordinator.asker import ASKER
 from coordinator.queue import FairQueue, QueueRefused, Share, Ticket
+from node.asker import ASKER
 from node.errors import QueueFull
 from node.report import WeightsDigest
 from node.route_trace import ROUTE_TRACE

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from api.cluster.turns import Turns
-from coordinator.asker import ASKER
 from coordinator.cluster_view import ClusterView
+from node.asker import ASKER
 from node.errors import QueueFull
 from node.identity import Grant, NodeId
 from node.jobs import Chat, Done, Event, Job, Usage

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from coordinator.asker import ASKER
 from coordinator.cluster_view import ClusterView
 from coordinator.dispatch import Dispatcher
 from coordinator.footprints import Footprints
 from coordinator.limits import Allowed, Limited, Limits, LimitTable
 from coordinator.view import HeldModel, RamReport, ResidentModel, WeightsDigest
+from node.asker import ASKER
 from node.errors import Closing, DoesNotFit, JobFailed, QueueFull, RunnerLost, Unserved
 from node.identity import Grant
 from node.jobs import Chat, Delta, Done, Embedded, EmbedJob, Event, Failed, Job, Message, Raw

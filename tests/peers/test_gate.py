@@ -22,8 +22,8 @@ from api.daemon import Daemon
 from api.errors import OverLimit
 from api.lan_gate import HEARSAY_S, LanGate, TokenRates, scope_of
 from api.metered import METERED
-from coordinator.asker import ASKER
 from coordinator.limits import LimitTable
+from node.asker import ASKER
 from node.identity import Grant, Identity, NodeId, issue_token
 from node.identity import Scope as TokenScope
 from node.jobs import Delta, Event
