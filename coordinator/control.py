@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from coordinator.orders import Order, PlacementEvent
 from coordinator.wire import decode_order, encode_event
 from node.agent import AgentDoor
+from node.decoding import DECODE_ERRORS
 from node.ray_session import (
     Actors,
     Formation,
@@ -154,7 +153,7 @@ class ControlPlane:
         for body in bodies:
             try:
                 order = decode_order(body)
-            except msgspec.DecodeError as error:
+            except DECODE_ERRORS as error:
                 log.error("an order of the coordinator can't be read: %s", error)
                 continue
             self._on_order(order)

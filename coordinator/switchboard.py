@@ -11,11 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
-import msgspec
-
 from coordinator.orders import NodeLost, Order, Placed, PlacementEvent, Reported, Tick
 from coordinator.placement import Placement
 from coordinator.wire import decode_event
+from node.decoding import DECODE_ERRORS
 from node.report import decode_report
 
 if TYPE_CHECKING:
@@ -106,12 +105,12 @@ class Switchboard:
         try:
             if report is not None:
                 yield Reported(decode_report(report))
-        except msgspec.DecodeError as error:
+        except DECODE_ERRORS as error:
             log.error("the report of node %s can't be read: %s", node, error)
         for body in events:
             try:
                 yield decode_event(body)
-            except msgspec.DecodeError as error:
+            except DECODE_ERRORS as error:
                 log.error("an event of node %s can't be read: %s", node, error)
 
     def _on(self, sender: NodeId, event: PlacementEvent, now_s: float) -> list[Letter]:

@@ -33,7 +33,7 @@ def encode_event(event: PlacementEvent) -> bytes:
 
 
 def decode_event(body: bytes) -> PlacementEvent:
-    """Read an event. Raises msgspec.DecodeError."""
+    """Read an event. Raises DECODE_ERRORS."""
     event: PlacementEvent = _decode(body, EVENTS)
     return event
 
@@ -44,7 +44,7 @@ def encode_order(order: Order) -> bytes:
 
 
 def decode_order(body: bytes) -> Order:
-    """Read an order. Raises msgspec.DecodeError."""
+    """Read an order. Raises DECODE_ERRORS."""
     order: Order = _decode(body, ORDERS)
     return order
 

@@ -192,5 +192,5 @@ class NodeReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 encode_report = msgspec.msgpack.Encoder().encode
-# Raises msgspec.DecodeError (ValidationError for values beyond the bounds above).
+# Raises node.decoding.DECODE_ERRORS (ValidationError for values beyond the bounds above).
 decode_report = msgspec.msgpack.Decoder(NodeReport).decode

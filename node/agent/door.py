@@ -12,9 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from node.agent.protocol import Act, FromDaemon, Hello, Leave, Reach, Report, Tell, Welcome, frame, read_from_agent
+from node.decoding import DECODE_ERRORS
 
 if TYPE_CHECKING:
     from node.identity import NodeId
@@ -102,7 +101,7 @@ class AgentDoor:
                         self._set_trouble("" if reached else reason or "the coordinator does not answer")
         except (asyncio.IncompleteReadError, OSError, TimeoutError):
             log.debug("an agent has gone")
-        except msgspec.DecodeError as error:
+        except DECODE_ERRORS as error:
             log.error("an agent sent nonsense: %s", error)
         finally:
             self._connections.discard(writer)

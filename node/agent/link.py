@@ -14,9 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
-import msgspec
-
 from node.agent.protocol import Act, FromAgent, Hello, Leave, Reach, Report, Tell, Welcome, frame, read_from_daemon
+from node.decoding import DECODE_ERRORS
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +83,7 @@ class AgentLink:
             try:
                 writer.write(frame(self._hello))
                 await self._listen(reader, writer)
-            except (asyncio.IncompleteReadError, OSError, msgspec.DecodeError) as error:
+            except (asyncio.IncompleteReadError, OSError, *DECODE_ERRORS) as error:
                 log.info("lost the daemon: %s", error)
             finally:
                 self._writer = None

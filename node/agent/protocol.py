@@ -81,12 +81,12 @@ def frame(message: FromAgent | FromDaemon) -> bytes:
 
 
 async def read_from_agent(reader: asyncio.StreamReader) -> FromAgent:
-    """The next message. Raises IncompleteReadError, OSError: the connection ended; DecodeError: nonsense."""
+    """The next message. Raises IncompleteReadError, OSError: the connection ended; DECODE_ERRORS: nonsense."""
     return _from_agent.decode(await _read(reader))
 
 
 async def read_from_daemon(reader: asyncio.StreamReader) -> FromDaemon:
-    """The next message. Raises IncompleteReadError, OSError: the connection ended; DecodeError: nonsense."""
+    """The next message. Raises IncompleteReadError, OSError: the connection ended; DECODE_ERRORS: nonsense."""
     return _from_daemon.decode(await _read(reader))
 
 

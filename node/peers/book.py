@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from node.decoding import DECODE_ERRORS
 from node.peers.membership import MAX_MEMBERS, MemberRecord
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class AddressBook:
             return tuple(_decode(data)[:MAX_MEMBERS])
         except FileNotFoundError:
             return ()
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, *DECODE_ERRORS) as error:
             log.warning("remembered members not read: %s", error)
             return ()
 

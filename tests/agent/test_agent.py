@@ -190,8 +190,22 @@ async def test_an_agent_that_the_coordinator_calls_stale_ends(world: World) -> N
     assert ended.group_contains(Stale)
 
 
-@pytest.mark.parametrize("sent", [b"\xff\xff\xff\xff", b"\x03\x00\x00\x00abc", b"\x00\x00", b""])
-async def test_nonsense_on_the_socket_costs_one_connection(world: World, sent: bytes) -> None:
+def framed(body: bytes) -> bytes:
+    return len(body).to_bytes(4, "little") + body
+
+
+def endless(kind: bytes) -> bytes:
+    """A message with a field that nobody knows and that has no end."""
+    return framed(b"\x82\xa4type" + bytes([0xA0 + len(kind)]) + kind + b"\xa1x" + b"\x91" * 2500 + b"\x90")
+
+
+NO_TEXT = framed(b"\x81\xa4type\xa1\xff")
+
+
+@pytest.mark.parametrize("sent", [b"\xff\xff\xff\xff", framed(b"abc"), b"\x00\x00", b"", NO_TEXT, endless(b"reach")])
+async def test_nonsense_on_the_socket_costs_one_connection(
+    world: World, sent: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     reader, writer = await asyncio.open_unix_connection(str(world.socket))
     writer.write(sent)
     writer.write_eof()
@@ -200,3 +214,26 @@ async def test_nonsense_on_the_socket_costs_one_connection(world: World, sent: b
     writer.close()
     world.agent()
     await world.until(lambda: world.door.trouble == "")
+    assert "Unhandled" not in caplog.text
+
+
+@pytest.mark.parametrize("sent", [framed(b"abc"), NO_TEXT, endless(b"leave")])
+async def test_an_agent_that_hears_nonsense_comes_again(folder: Path, sent: bytes) -> None:
+    came: list[asyncio.StreamWriter] = []
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came.append(writer)
+        writer.write(sent)
+
+    server = await asyncio.start_unix_server(answer, str(folder / "agent.sock"))
+    link = AgentLink(Hello(node=ME, generation=1, incarnation="r", pid=1), folder / "agent.sock", FakeCoordinator())
+    running = asyncio.create_task(link.run())
+    async with asyncio.timeout(10):
+        while len(came) < 2 and not running.done():  # noqa: ASYNC110 - what is awaited has no event
+            await asyncio.sleep(0.01)
+    assert not running.done()
+    running.cancel()
+    await asyncio.wait({running})
+    for writer in came:
+        writer.close()
+    server.close()

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from msgspec import ValidationError
 
+from coordinator.control import ControlPlane, ControlSettings
 from coordinator.orders import (
     Asked,
     Load,
@@ -21,6 +24,15 @@ from node.identity import NodeId
 from node.report import NodeReport, encode_report
 from tests.support.clusters import MODEL, loaded, machine, node_id, request
 
+# Kinds that are no text, and values with a field that nobody knows and that has no end.
+NESTED = b"\x91" * 2500 + b"\x90"
+UNREADABLE = (
+    b"\xff",
+    b"",
+    b"\x92\xa1\xff\x80",
+    b"\x92\xa8NodeLost\x81\xa1x" + NESTED,
+    b"\x92\xa6Placed\x81\xa1x" + NESTED,
+)
 A, B, C = node_id("a"), node_id("b"), node_id("c")
 ASK = Asked("ask-1", request())
 
@@ -91,10 +103,18 @@ def test_a_restarted_coordinator_asks_everybody_to_introduce_themselves() -> Non
 def test_what_can_not_be_read_is_left_out_and_the_rest_counts() -> None:
     made = board(A)
     take(made, A, report=machine("a"))
-    bodies = [b"\xff", b"", encode_event(ASK)]
-    heard, letters = made.take(A, 3, f"raylet of {A}", b"nonsense", bodies, 0.0)
-    assert heard == "heard"
-    assert letters == [Letter(A, Placed("ask-1", A))]
+    for report in (b"nonsense", b"\x81\xa1\xff\xc0", b"\x81\xa1x" + NESTED):
+        heard, letters = made.take(A, 3, f"raylet of {A}", report, [*UNREADABLE, encode_event(ASK)], 0.0)
+        assert (heard, letters) == ("heard", [Letter(A, Placed("ask-1", A))])
+
+
+def test_orders_that_can_not_be_read_hold_up_no_others(tmp_path: Path) -> None:
+    orders: list[Order] = []
+    none = tmp_path / "none"
+    settings = ControlSettings(state=tmp_path, certificate=none, key=none, authority=none, addresses=tuple)
+    control = ControlPlane(A, settings, on_order=orders.append)
+    control._take_orders((*UNREADABLE, encode_order(Placed("x", A))))
+    assert orders == [Placed("x", A)]
 
 
 def test_a_silent_node_is_lost_and_given_nothing_more() -> None:

@@ -29,6 +29,6 @@ def test_the_file_is_private_and_nothing_lies_beside_it(tmp_path: Path) -> None:
 
 def test_a_missing_or_damaged_file_is_an_empty_book(tmp_path: Path) -> None:
     assert AddressBook(tmp_path).read() == ()
-    for content in (b"", b"[{]", b'[{"node": 3}]', b"\xff\xfe", b'{"a": 1}'):
+    for content in (b"", b"[{]", b'[{"node": 3}]', b"\xff\xfe", b'["\xff"]', b'[{"x": ' + b"[" * 2500, b'{"a": 1}'):
         (tmp_path / "members.json").write_bytes(content)
         assert AddressBook(tmp_path).read() == ()
