@@ -75,7 +75,8 @@ def token(identity: Identity) -> bytes:
 
 
 @pytest.fixture
-async def port(tmp_path: Path, store: ModelStore) -> AsyncIterator[Port]:
+async def port(tmp_path: Path, store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Port]:
+    monkeypatch.setattr(lan, "HANDSHAKE_LIMIT_S", 60.0)  # no test waits for that
     async with (
         lan_nodes(tmp_path, [ScriptedNode(), ScriptedNode()], [store, store]) as nodes,
         AsyncExitStack() as stack,
@@ -125,7 +126,6 @@ async def test_an_idle_stranger_is_closed_before_who_has_a_token(port: Port, mon
 async def test_connections_without_a_handshake_are_strangers_too(
     port: Port, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
-    monkeypatch.setattr(lan, "HANDSHAKE_LIMIT_S", 60.0)
     monkeypatch.setattr(lan, limit, 3)
     strangers = [await port.dial(tls=False) for _ in range(6)]
     for stranger in strangers[:3]:
