@@ -30,6 +30,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     # Since the last piece of a body, or the last message's end.
     _head_bytes = 0
+    # Whether more of a body is to come; it may do so after its answer.
+    in_body = False
 
     @property
     def answering(self) -> bool:
@@ -49,6 +51,7 @@ class BoundedHttp(HttpToolsProtocol):
         """A request is known. Raises ValueError, which the parser makes a bad request of: too many wait already."""
         if len(self.pipeline) >= MAX_PIPELINED:
             raise ValueError("too many requests before an answer")
+        self.in_body = True
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -58,7 +61,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is here in whole."""
-        self._head_bytes = 0
+        self._head_bytes, self.in_body = 0, False
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:

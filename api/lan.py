@@ -179,7 +179,12 @@ class _LanProtocol(BoundedHttp):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if not self.answering:
+        if self.answering:
+            return
+        if self.in_body and not self.is_stranger:
+            # Some clients send all of a file that is here already, and was answered for at once, before they listen.
+            self.timeout_keep_alive_task = self.loop.call_later(KEEP_IDLE_S, self.timeout_keep_alive_handler)
+        else:
             self._expect_head()
 
     def on_headers_complete(self) -> None:

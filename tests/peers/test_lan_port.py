@@ -107,6 +107,21 @@ async def test_the_rest_of_a_refused_body_is_not_waited_for(port: Port, monkeypa
     assert await client.ended() == b""
 
 
+async def test_the_rest_of_a_body_may_follow_the_answer_to_who_has_a_token(
+    port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lan, "HEAD_LIMIT_S", 0.1)
+    known = await port.dial()
+    known.send(port.token_lines().replace(b"GET", b"POST", 1)[:-2], b"Content-Length: 4\r\n\r\nx")
+    assert await known.status() == 200
+    known.send(b"x")
+    stranger = await port.dial()
+    stranger.send(b"G")
+    assert await stranger.ended() == b""
+    known.send(b"xx", port.token_lines())
+    assert await known.status() == 200
+
+
 async def test_an_idle_stranger_is_closed_before_who_has_a_token(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lan, "STRANGER_IDLE_S", 0.1)
     known, stranger = await port.dial(), await port.dial()
