@@ -120,8 +120,11 @@ def test_a_larger_context_is_waited_for_where_a_smaller_one_is_in_use(cluster: l
         answer = a.ask("POST", "/api/generate", {"model": "demo", "prompt": "hi", "stream": False, "options": options})
         assert answer["done"] is True
         small.whole()
-        loaded = a.nodes()["a"]["resident"]
-        assert [model["context_tokens"] for model in loaded] == [2048]
+
+        def contexts() -> list[int]:
+            return [model["context_tokens"] for model in a.nodes()["a"]["resident"]]
+
+        until(lambda: contexts() == [2048], what="the word of the larger one in the smaller one's place")
     finally:
         for node in others:
             node.ask("POST", f"/api/cluster/nodes/{node.name}/drain", {"drain": False})
