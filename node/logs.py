@@ -27,12 +27,15 @@ _CHATTY = ("asyncio", "uvicorn", "uvicorn.error")
 def begin_logging(level: str, form: Literal["text", "json"]) -> None:
     """Log this process to stderr from now on."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        JsonFormatter() if form == "json" else logging.Formatter(TEXT_FORMAT, datefmt="%Y-%m-%dT%H:%M:%S")
-    )
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for chatty in _CHATTY:
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def one_line(text: str) -> str:
+    """The text with every character that is not printable as Python writes it in a string."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def log_event(log: logging.Logger, level: int, event: str, **fields: object) -> None:
@@ -40,6 +43,21 @@ def log_event(log: logging.Logger, level: int, event: str, **fields: object) -> 
     if log.isEnabledFor(level):
         pairs = (f'{key}="%s"' if " " in str(value) else f"{key}=%s" for key, value in fields.items())
         log.log(level, " ".join((event, *pairs)), *fields.values())
+
+
+class TextFormatter(logging.Formatter):
+    """One line per call, whatever names of strangers are in it, and a traceback below where there is one."""
+
+    def __init__(self) -> None:
+        super().__init__(TEXT_FORMAT, datefmt="%Y-%m-%dT%H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the base class's name
+        """The line, with what would end it or steer a terminal written as escapes."""
+        return one_line(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - the base class's name
+        """The traceback, in which errors' texts can't pass for another line of the log."""
+        return "\n".join(f"  {one_line(line)}" for line in super().formatException(ei).split("\n"))
 
 
 class JsonFormatter(logging.Formatter):

@@ -380,7 +380,10 @@ def _minor(version: str) -> str:
 
 
 def _decode_ask(payload: bytes) -> _Ask:
-    return _decode(payload, _Ask, "request to join")
+    ask = _decode(payload, _Ask, "request to join")
+    if not ask.node_name.isprintable():  # it will stand in logs and lists
+        raise Malformed("name in a request to join")
+    return ask
 
 
 def _decode(content: bytes, kind: type[T], what: str) -> T:

@@ -129,6 +129,8 @@ def issue_token(
     """
     if not (lifetime_s > 0 and math.isfinite(lifetime_s)):
         raise ValueError("a token must expire in the future")
+    if not name.isprintable():
+        raise ValueError("a token's name must be printable")
     grant = msgspec.convert(
         {
             "token_id": secrets.token_hex(8),

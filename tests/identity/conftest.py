@@ -66,6 +66,7 @@ class World:
         invitation: Invitation,
         *,
         keys: NodeKeys | None = None,
+        node_name: str = "second",
         software: Software = SOFTWARE,
         now_s: float = NOW_S,
     ) -> PendingJoin:
@@ -74,7 +75,7 @@ class World:
             invitation,
             keys or NodeKeys.generate(),
             names=names,
-            node_name="second",
+            node_name=node_name,
             software=software,
             now_s=now_s,
         )

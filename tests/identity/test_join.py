@@ -264,6 +264,12 @@ def test_keys_of_the_wrong_kind_are_refused(world: Any, first: Identity) -> None
             first.answer_join(forged, software=SOFTWARE, now_s=NOW_S)
 
 
+@pytest.mark.parametrize("name", ["x\n2026-01-01T00:00:00.000 INFO api.serve stopped", "\x1b[2Jx", "a\u202eb"])
+def test_a_name_that_is_no_line_of_text_is_refused(world: Any, first: Identity, name: str) -> None:
+    pending = world.ask(world.invite(first), node_name=name)
+    assert isinstance(refused(first, pending.request), Malformed)
+
+
 def test_an_answer_of_another_root_is_refused(world: Any, first: Identity) -> None:
     """Somebody in between, with a cluster of their own, can't take the new machine in."""
     pending = world.ask(world.invite(first))

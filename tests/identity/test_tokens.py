@@ -346,6 +346,7 @@ def test_what_is_not_allowed_is_named_with_the_token_and_the_need(root: ClusterR
         {"scopes": ["root"]},
         {"name": ""},
         {"name": "x" * 129},
+        {"name": "x\ny"},
         {"requests_per_minute": 0},
         {"max_parallel": -1},
         {"models": ["x"] * 33},

@@ -1,4 +1,4 @@
-"""Lines of the log as JSON: the same calls as for text, with their values kept as they were."""
+"""Lines of the log: as text, one for each call whatever it holds; as JSON, with the values kept as they were."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from node.logs import OWN_KEYS, JsonFormatter, _words, begin_logging, log_event
+from node.logs import OWN_KEYS, JsonFormatter, TextFormatter, _words, begin_logging, log_event
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("api", "cli", "coordinator", "node", "registry")
@@ -87,6 +87,32 @@ def test_an_event_reads_well_as_text_and_keeps_its_values_as_json(capsys: pytest
         "route": "a; total=1.0ms",
         "model": "m",
     }
+
+
+FORGED = "x\r\n2026-01-01T00:00:00.000 INFO api.serve stopped \x1b[2J\u2028\u202e\x9b\udcff"
+
+
+def test_a_strangers_text_can_not_write_a_line_of_its_own_nor_steer_a_terminal() -> None:
+    record = logging.LogRecord("a.b", logging.INFO, "f.py", 1, "joined name=%s", (FORGED,), None)
+    text = TextFormatter().format(record)
+    assert text.isprintable()
+    assert text.endswith(
+        r" INFO a.b joined name=x\r\n2026-01-01T00:00:00.000 INFO api.serve stopped \x1b[2J\u2028\u202e\x9b\udcff"
+    )
+    record.msg = "größer 日本 joined name=%s"
+    assert "größer 日本" in TextFormatter().format(record)
+
+
+def test_neither_can_the_text_of_an_error_in_a_traceback() -> None:
+    try:
+        raise ValueError(FORGED)
+    except ValueError:
+        record = logging.LogRecord("a.b", logging.ERROR, "f.py", 1, "broke", (), sys.exc_info())
+    first, *below = TextFormatter().format(record).split("\n")
+    assert first.endswith(" ERROR a.b broke")
+    assert below[0] == "  Traceback (most recent call last):"
+    assert all(line.startswith("  ") and line.isprintable() for line in below)
+    assert any("api.serve stopped" in line for line in below)
 
 
 def test_no_call_in_the_code_uses_a_key_twice_or_one_that_every_line_has() -> None:
