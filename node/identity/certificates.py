@@ -20,6 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from node.identity.errors import CertificateRefused, Malformed
 from node.identity.ids import NodeId, parse_node_id
+from node.identity.keys import UNREADABLE
 from node.identity.root import ClusterRoot, TrustAnchor
 
 NODE_URI = "ayni:node:"
@@ -127,7 +128,7 @@ def check_certificate(
     """
     try:
         certificate.verify_directly_issued_by(anchor.authority)
-    except (InvalidSignature, ValueError, TypeError):
+    except (InvalidSignature, *UNREADABLE):
         raise CertificateRefused("another cluster") from None
     now = datetime.fromtimestamp(now_s, UTC)
     if now < certificate.not_valid_before_utc:
@@ -146,7 +147,7 @@ def certified_node(certificate: x509.Certificate) -> NodeId:
     """The node that a certificate names; who signed it is not checked. Raises CertificateRefused."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+    except UNREADABLE:
         raise CertificateRefused("no node id") from None
     return node_in_uris(names.get_values_for_type(x509.UniformResourceIdentifier))
 

@@ -42,7 +42,7 @@ from node.identity.errors import (
 )
 from node.identity.ids import NodeId, node_id_of
 from node.identity.invitations import Invitation, OpenInvitation
-from node.identity.keys import NodeKeys, public_from_raw, raw_public, tls_public_bytes, tls_public_from
+from node.identity.keys import UNREADABLE, NodeKeys, public_from_raw, raw_public, tls_public_bytes, tls_public_from
 from node.identity.root import ClusterRoot, TrustAnchor
 from node.identity.signing import Signed, sign, verify
 
@@ -255,7 +255,7 @@ def accept_join_answer(answer: JoinAnswer, pending: PendingJoin, *, now_s: float
             raise Forged("root key")
     try:
         certificate = x509.load_der_x509_certificate(body.certificate)
-    except ValueError:
+    except UNREADABLE:
         raise Malformed("certificate") from None
     keys = pending.keys
     check_certificate(certificate, anchor, now_s=now_s, node=keys.node_id, tls_key=keys.tls.public_key())

@@ -9,12 +9,25 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Self
 
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from node.identity.errors import Malformed
 from node.identity.ids import NodeId, node_id_of
+
+# All that cryptography raises for bytes that are no key or certificate, or one of a kind that it does not know.
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +62,7 @@ def public_from_raw(raw: bytes) -> Ed25519PublicKey:
     """Raises Malformed."""
     try:
         return Ed25519PublicKey.from_public_bytes(raw)
-    except ValueError:
+    except UNREADABLE:
         raise Malformed("public key") from None
 
 
@@ -62,7 +75,7 @@ def tls_public_from(der: bytes) -> ec.EllipticCurvePublicKey:
     """Raises Malformed: anything but a P-256 key."""
     try:
         key = serialization.load_der_public_key(der)
-    except ValueError:
+    except UNREADABLE:
         raise Malformed("TLS key") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise Malformed("TLS key")
@@ -95,6 +108,6 @@ def tls_key_from_pem(pem: bytes) -> ec.EllipticCurvePrivateKey:
 def _load_pem(pem: bytes) -> object:
     try:
         return serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError):
+    except UNREADABLE:
         # Not chained: the parser's message could quote what it read.
         raise Malformed("private key") from None

@@ -28,6 +28,7 @@ from node.decoding import DECODE_ERRORS
 from node.identity.errors import Forged, Malformed
 from node.identity.ids import ClusterId, cluster_id_of
 from node.identity.keys import (
+    UNREADABLE,
     identity_key_from_pem,
     new_tls_key,
     private_pem,
@@ -71,7 +72,7 @@ class TrustAnchor:
             raise Malformed("cluster certificate")
         try:
             certificate = x509.load_pem_x509_certificate(pem)
-        except ValueError:
+        except UNREADABLE:
             raise Malformed("cluster certificate") from None
         anchor = cls(certificate)
         if root_key is not None and anchor.raw_root_key != root_key:
@@ -205,8 +206,8 @@ def _authority(
 
 def _vouching_root(authority: x509.Certificate) -> Ed25519PublicKey:
     """The root that vouches for this authority's key. Raises Malformed, Forged."""
-    public = authority.public_key()
     try:
+        public = authority.public_key()
         names = authority.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         vouchers = [
             uri.removeprefix(_ROOT_SCHEME)
@@ -217,7 +218,7 @@ def _vouching_root(authority: x509.Certificate) -> Ed25519PublicKey:
         key_text, signature_text = voucher.split(":")
         root_key, signature = public_from_raw(_raw(key_text)), _raw(signature_text)
         authority.verify_directly_issued_by(authority)
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError, TypeError):
+    except UNREADABLE:
         raise Malformed("cluster certificate") from None
     except InvalidSignature:
         raise Forged("cluster certificate") from None

@@ -43,7 +43,7 @@ from node.identity.files import (
 from node.identity.ids import ClusterId, NodeId, parse_cluster_name
 from node.identity.invitations import Invitation, InvitationBook
 from node.identity.join import JoinAnswer, Joined, JoinRequest, Membership, Software, answer_join, answer_renewal
-from node.identity.keys import NodeKeys, identity_key_from_pem, private_pem, tls_key_from_pem
+from node.identity.keys import UNREADABLE, NodeKeys, identity_key_from_pem, private_pem, tls_key_from_pem
 from node.identity.ledger import Ledger
 from node.identity.root import ClusterRoot, TrustAnchor
 from node.identity.signing import Signed
@@ -279,7 +279,7 @@ class IdentityStore:
 def _certificate_from_pem(pem: bytes) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(pem)
-    except ValueError:
+    except UNREADABLE:
         raise Malformed("certificate") from None
 
 

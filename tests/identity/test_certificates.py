@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import base64
+import contextlib
 import ipaddress
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 
 from node.identity import (
@@ -24,7 +27,7 @@ from node.identity import (
     parse_node_id,
 )
 from node.identity.certificates import BACKDATED_S, NODE_LIFETIME_S, RENEW_BEFORE_S, renewal_due
-from node.identity.keys import new_tls_key
+from node.identity.keys import new_tls_key, tls_public_bytes, tls_public_from
 
 NOW_S = 1_800_000_000.0
 NAMES = NodeNames.of(("198.18.77.11", "fd00::11"), ("first.local",))
@@ -173,6 +176,27 @@ def test_an_authority_that_no_root_vouches_for_is_refused(root: ClusterRoot, oth
 def test_what_is_no_certificate_is_refused(pem: bytes) -> None:
     with pytest.raises(Malformed):
         TrustAnchor.from_pem(pem)
+
+
+def with_one_byte_changed(content: bytes) -> Iterator[bytes]:
+    """Every byte, made a few others: types, lengths, versions, names of algorithms."""
+    for at, byte in enumerate(content):
+        for other in {0, 1, 2, 14, 0x30, 0x80, 0xA3, 0xFF, byte ^ 1} - {byte}:
+            yield content[:at] + bytes([other]) + content[at + 1 :]
+
+
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
+def test_whatever_is_wrong_with_a_cluster_certificate_it_is_refused_in_one_way(root: ClusterRoot) -> None:
+    for der in with_one_byte_changed(root.anchor.authority.public_bytes(serialization.Encoding.DER)):
+        pem = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
+        with contextlib.suppress(Malformed, Forged):  # one may be another spelling of the same signature
+            assert TrustAnchor.from_pem(pem).cluster_id == root.anchor.cluster_id
+
+
+def test_whatever_is_wrong_with_a_key_it_is_refused_in_one_way() -> None:
+    for der in with_one_byte_changed(tls_public_bytes(KEYS.tls.public_key())):
+        with contextlib.suppress(Malformed):  # some are the same key, in another spelling or of another sign
+            tls_public_from(der)
 
 
 def test_a_root_survives_being_written_and_mixed_parts_are_refused(root: ClusterRoot, other_root: ClusterRoot) -> None:
