@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from node.daemon_file import DaemonRecord, remove_daemon_record, write_daemon_record
 from node.logs import begin_logging
+from node.private_folder import make_private_folder
 from node.settings import Settings
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def run(settings: Settings, *, version: str) -> int:
     with closing(listener):
         try:
             for folder in (settings.models_dir, settings.state_dir):
-                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                make_private_folder(folder)
         except OSError as error:
             print(f"Error: can't use {error.filename}: {error.strerror}", file=sys.stderr)  # noqa: T201
             return 1

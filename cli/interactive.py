@@ -19,6 +19,7 @@ from cli.commands import act
 from cli.errors import CommandError
 from cli.reply import Reply, ReplyPrinter, stream_reply, timings
 from cli.session import Entry, EntryReader, Session
+from node.private_folder import make_private_folder
 
 if TYPE_CHECKING:
     from node.settings import Settings
@@ -55,7 +56,7 @@ def open_history(state_dir: Path, session: Session) -> PrivateHistory:
     """The history in the state folder; off, with a warning, where there is no place for it."""
     path = state_dir / HISTORY_FILE
     try:
-        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private_folder(state_dir)
         if path.exists() and path.stat().st_size > MAX_HISTORY_BYTES:
             _shorten(path)
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))

@@ -18,6 +18,7 @@ from cli.errors import CommandError, NotRunning
 from cli.terminal import stderr_spinner
 from cli.text import cell, printable
 from node.daemon_file import DaemonRecord, is_running, read_daemon_record
+from node.private_folder import make_private_folder
 from node.settings import Settings
 
 START_TIMEOUT_S = 60.0
@@ -76,7 +77,7 @@ def log_file(settings: Settings) -> Path:
 def start_node(log: Path) -> subprocess.Popen[bytes]:
     """Start `ayni serve` with this command's environment, detached. Raises CommandError: the log can't be written."""
     try:
-        log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private_folder(log.parent)
         if log.exists() and log.stat().st_size > MAX_LOG_BYTES:
             log.replace(log.with_suffix(".log.1"))
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

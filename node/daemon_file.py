@@ -13,6 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+from node.private_folder import make_private_folder
+
 # psutil derives a process's start from the machine's boot time, which a clock correction shifts a little.
 START_TOLERANCE_S = 3.0
 MAX_RECORD_BYTES = 64 * 1024
@@ -54,7 +56,7 @@ def write_daemon_record(state_dir: Path, *, host: str, port: int, version: str, 
     record = DaemonRecord(
         pid=os.getpid(), started_at=psutil.Process().create_time(), host=host, port=port, version=version, key=key
     )
-    state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private_folder(state_dir)
     final = daemon_file(state_dir, port)
     partial = final.with_suffix(".partial")
     partial.unlink(missing_ok=True)  # of one that was killed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -54,6 +55,10 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
 
 def first_column(table: str) -> list[str]:
     return [line.split()[0] for line in table.splitlines()]
+
+
+def test_other_users_can_look_at_nothing_that_was_made(real: Command) -> None:
+    assert stat.S_IMODE((real.home / ".ayni").stat().st_mode) == 0o700
 
 
 def test_a_created_model_is_listed_and_described(real: Command) -> None:
