@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import json
 import socket
+import ssl
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, BinaryIO
 
@@ -134,10 +135,15 @@ class Client:
         try:
             connection.connect()
         except OSError as error:
-            raise NotRunning(self.address.url, _reason(error)) from error
+            raise NotRunning(self.address.url, _reason(error), self._hint(error)) from error
         connection.sock.settimeout(timeout_s)
         connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         return connection
+
+    def _hint(self, error: OSError) -> str:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return f"Trust the cluster's certificate, {self.address.url}/ca.pem, by naming its file in SSL_CERT_FILE"
+        return "Start one on this machine with: ayni serve" if self.address.is_this_machine else ""
 
 
 def _encode(body: dict[str, Any] | None) -> bytes | None:
@@ -178,6 +184,8 @@ def _reason(error: Exception) -> str:
         return "connection refused"
     if isinstance(error, TimeoutError):
         return "no answer"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}"
     if isinstance(error, http.client.HTTPException):
         return "the answer was cut off"
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()

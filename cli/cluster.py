@@ -11,7 +11,7 @@ from cli.errors import CommandError, UsageError
 from cli.fields import count_of, list_of, object_of, text_of
 from cli.start import ensure_node
 from cli.terminal import stderr_spinner
-from cli.text import cell, human_bytes, parse_time, render_table
+from cli.text import cell, human_bytes, json_text, parse_time, render_table
 from node.settings import Settings
 
 INVITATION_START = "ayni-join-"
@@ -80,11 +80,15 @@ def _read_invitation() -> str:
     return "".join(sys.stdin.read(MAX_INVITATION_CHARS).split())
 
 
-def show_status(client: Client) -> None:
-    """Print what this machine is part of. Raises CommandError: of nothing."""
+def show_status(client: Client, *, as_json: bool = False) -> None:
+    """Print what this machine is part of. Raises CommandError: of nothing, and it is not for a program to read."""
     cluster = client.ask("GET", "/api/cluster")
+    if as_json:
+        sys.stdout.write(json_text(cluster))
+        return
     if cluster.get("member") is not True:
-        raise CommandError("this machine belongs to no cluster", "See: ayni cluster create, ayni join")
+        reason = cell(text_of(cluster, "reason")) or "this machine belongs to no cluster"
+        raise CommandError(reason, "See: ayni cluster create, ayni join")
     if cluster.get("active") is not True:
         raise CommandError(f"not in the cluster yet: {cell(text_of(cluster, 'reason')) or 'it is just being started'}")
     discovery = object_of(cluster, "discovery")
@@ -147,9 +151,13 @@ def rename(client: Client, name: str) -> None:
     print(f"renamed the cluster to '{cell(text_of(renamed, 'name') or name)}'")
 
 
-def list_nodes(client: Client) -> None:
+def list_nodes(client: Client, *, as_json: bool = False) -> None:
     """Print the cluster's machines."""
-    nodes = list_of(client.ask("GET", "/api/cluster/nodes"), "nodes")
+    answer = client.ask("GET", "/api/cluster/nodes")
+    if as_json:
+        sys.stdout.write(json_text(answer))
+        return
+    nodes = list_of(answer, "nodes")
     header = ("NAME", "STATE", "ROLE", "DEVICES", "RAM FREE", "IN MEMORY", "VERSION", "ADDRESS", "ID")
     sys.stdout.write(render_table(header, [_node_row(node) for node in nodes if isinstance(node, dict)]))
 
@@ -171,6 +179,8 @@ def _node_row(node: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _devices(node: dict[str, Any]) -> str:
+    if text_of(node, "state") == "lost":
+        return "-"
     devices = [device for device in list_of(node, "devices") if isinstance(device, dict)]
     shown = (
         f"{text_of(device, 'name')} {_of_total(count_of(device, 'free_bytes'), count_of(device, 'total_bytes'))} free"
@@ -183,9 +193,12 @@ def _of_total(free_bytes: int, total_bytes: int) -> str:
     return f"{human_bytes(free_bytes)} of {human_bytes(total_bytes)}" if total_bytes else "-"
 
 
-def discover(client: Client) -> None:
+def discover(client: Client, *, as_json: bool = False) -> None:
     """Print the machines that announce themselves, and what can be done with each."""
     answer = client.ask("GET", "/api/cluster/discover")
+    if as_json:
+        sys.stdout.write(json_text(answer))
+        return
     seen = [machine for machine in list_of(answer, "seen") if isinstance(machine, dict)]
     rows = [
         (

@@ -8,7 +8,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from typing import TYPE_CHECKING, Any
 
-from cli.verb import ADDRESS_HELP, Verb
+from cli.verb import ADDRESS_HELP, Verb, json_argument
 from node.settings import load_settings
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _invite(arguments: Namespace) -> int:
 def _status(arguments: Namespace) -> int:
     from cli.cluster import show_status
 
-    show_status(_client())
+    show_status(_client(), as_json=arguments.json)
     return 0
 
 
@@ -162,14 +162,14 @@ def _join(arguments: Namespace) -> int:
 def _nodes(arguments: Namespace) -> int:
     from cli.cluster import list_nodes
 
-    list_nodes(_client())
+    list_nodes(_client(), as_json=arguments.json)
     return 0
 
 
 def _discover(arguments: Namespace) -> int:
     from cli.cluster import discover
 
-    discover(_client())
+    discover(_client(), as_json=arguments.json)
     return 0
 
 
@@ -212,7 +212,7 @@ def _token_create(arguments: Namespace) -> int:
 def _token_list(arguments: Namespace) -> int:
     from cli.tokens import list_tokens
 
-    list_tokens(_client())
+    list_tokens(_client(), as_json=arguments.json)
     return 0
 
 
@@ -228,7 +228,8 @@ def _token_revoke(arguments: Namespace) -> int:
 
 
 def _explain_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="name of a model")
+    _model_argument(parser)
+    json_argument(parser)
     parser.add_argument("--prompt-tokens", type=_count, metavar="N", help="how long the prompt would be")
     parser.add_argument("--num-ctx", type=_count, metavar="N", help="the context it would ask for")
 
@@ -236,7 +237,13 @@ def _explain_arguments(parser: ArgumentParser) -> None:
 def _explain(arguments: Namespace) -> int:
     from cli.steering import explain
 
-    explain(_client(), arguments.model, prompt_tokens=arguments.prompt_tokens, num_ctx=arguments.num_ctx)
+    explain(
+        _client(),
+        arguments.model,
+        prompt_tokens=arguments.prompt_tokens,
+        num_ctx=arguments.num_ctx,
+        as_json=arguments.json,
+    )
     return 0
 
 
@@ -252,8 +259,15 @@ def _drain(arguments: Namespace) -> int:
     return 0
 
 
+def _undrain(arguments: Namespace) -> int:
+    from cli.steering import drain
+
+    drain(_client(), arguments.node, undo=True)
+    return 0
+
+
 def _pin_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="name of a model")
+    _model_argument(parser)
     how = parser.add_mutually_exclusive_group()
     several: dict[str, Any] = {"type": _named, "action": "append", "default": []}
     how.add_argument("--nodes", **several, metavar="NODE,NODE", help="only on these machines")
@@ -267,6 +281,17 @@ def _pin(arguments: Namespace) -> int:
         unpin(_client(), arguments.model)
     else:
         pin(_client(), arguments.model, _words(arguments.nodes))
+    return 0
+
+
+def _model_argument(parser: ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="name of a model")
+
+
+def _unpin(arguments: Namespace) -> int:
+    from cli.steering import unpin
+
+    unpin(_client(), arguments.model)
     return 0
 
 
@@ -286,17 +311,19 @@ CLUSTER_VERBS: tuple[Verb, ...] = (
     Verb("cluster create", "Make this machine the first of a new cluster", _create, _name_argument, epilog=CREATE_HELP),
     Verb("cluster invite", "Print a line with which a machine can join", _invite, _invite_arguments),
     Verb("join", "Join a cluster with an invitation", _join, _join_arguments, epilog=JOIN_HELP),
-    Verb("nodes", "List the cluster's machines", _nodes),
-    Verb("cluster status", "Show what this machine is part of", _status),
+    Verb("nodes", "List the cluster's machines", _nodes, json_argument),
+    Verb("cluster status", "Show what this machine is part of", _status, json_argument),
     Verb("cluster leave", "Take this machine out of its cluster", _leave),
     Verb("cluster remove", "Take another machine out of the cluster, for good", _remove, _node_argument),
     Verb("cluster rename", "Give the cluster another name", _rename, _name_argument),
-    Verb("discover", "List machines that announce themselves on the network", _discover),
+    Verb("discover", "List machines that announce themselves on the network", _discover, json_argument),
     Verb("token create", "Make a token for a person or a program", _token_create, _token_arguments, epilog=TOKEN_HELP),
-    Verb("token list", "List tokens", _token_list),
+    Verb("token list", "List tokens", _token_list, json_argument),
     Verb("token revoke", "Have a token refused from now on", _token_revoke, _which_argument),
     Verb("explain", "Show where a request would go, and why", _explain, _explain_arguments),
     Verb("drain", "Move work away from a machine", _drain, _drain_arguments),
+    Verb("undrain", "Take a machine back into service", _undrain, _node_argument),
     Verb("pin", "Keep a model in memory", _pin, _pin_arguments),
+    Verb("unpin", "Let a model leave memory again when it is idle", _unpin, _model_argument),
     Verb("demo-cluster", "Show a cluster on this one machine, and one node's death", _demo, _demo_arguments, epilog=""),
 )

@@ -26,7 +26,8 @@ def client_for(settings: Settings) -> Client:
 def credential(address: Address, state_dir: Path) -> str:
     """The key of the node that runs here, at this address, for this user; else the token that is set; else "".
 
-    Another machine is never told the key, though its node may well listen on the same port.
+    Another machine is never told the key, though its node may well listen on the same port. The token is sent to who
+    proves by a certificate to be its cluster, and to nobody else; without TLS no node wants it.
     """
     try:
         record = read_daemon_record(state_dir, address.port)
@@ -34,4 +35,4 @@ def credential(address: Address, state_dir: Path) -> str:
         record = None
     if record is not None and (address.is_this_machine or record.host == address.host):
         return record.key
-    return os.environ.get(TOKEN_VARIABLE, "").strip()
+    return os.environ.get(TOKEN_VARIABLE, "").strip() if address.scheme == "https" else ""

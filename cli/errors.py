@@ -26,12 +26,11 @@ class UsageError(CommandError):
 
 
 class NotRunning(CommandError):
-    """Nothing accepts connections at `address`."""
+    """Nothing that can be believed accepts connections at `address`."""
 
-    def __init__(self, address: str, reason: str) -> None:
-        super().__init__(
-            f"could not connect to a node at {address}: {reason}", "Start one on this machine with: ayni serve"
-        )
+    def __init__(self, address: str, reason: str, hint: str = "") -> None:
+        super().__init__(f"could not connect to a node at {address}: {reason}", hint)
+        self.args = (address, reason, hint)
         self.address, self.reason = address, reason
 
 

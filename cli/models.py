@@ -9,15 +9,18 @@ from typing import Any
 from cli.client import Client
 from cli.errors import CommandError, ServerError
 from cli.fields import count_of, list_of, text_of
-from cli.text import cell, human_bytes, human_time, parse_time, render_table
+from cli.text import cell, human_bytes, human_time, json_text, parse_time, render_table
 
 SHORT_ID_CHARS = 12
 NOT_FOUND = 404
 
 
-def list_models(client: Client, prefix: str = "") -> None:
+def list_models(client: Client, prefix: str = "", *, as_json: bool = False) -> None:
     """Print the models here whose names start with `prefix`, as the node sorts them."""
-    now = datetime.now(UTC)
+    models, now = _models(client.ask("GET", "/api/tags"), prefix), datetime.now(UTC)
+    if as_json:
+        sys.stdout.write(json_text({"models": models}))
+        return
     rows = [
         (
             text_of(model, "name"),
@@ -25,24 +28,24 @@ def list_models(client: Client, prefix: str = "") -> None:
             human_bytes(count_of(model, "size")),
             human_time(parse_time(model.get("modified_at")), now),
         )
-        for model in _models(client.ask("GET", "/api/tags"))
-        if text_of(model, "name").lower().startswith(prefix.lower())
+        for model in models
     ]
     sys.stdout.write(render_table(("NAME", "ID", "SIZE", "MODIFIED"), rows))
 
 
-def list_running(client: Client, prefix: str = "") -> None:
+def list_running(client: Client, prefix: str = "", *, as_json: bool = False) -> None:
     """Print the models in memory whose names start with `prefix`; in a cluster, with the machine that has each."""
-    now = datetime.now(UTC)
+    running, now = _models(client.ask("GET", "/api/ps"), prefix), datetime.now(UTC)
+    if as_json:
+        sys.stdout.write(json_text({"models": running}))
+        return
     rows = []
-    running = _models(client.ask("GET", "/api/ps"))
     nodes = any(text_of(model, "node") for model in running)
     for model in running:
-        if text_of(model, "name").lower().startswith(prefix.lower()):
-            size, context = human_bytes(count_of(model, "size")), str(count_of(model, "context_length"))
-            until = until_text(parse_time(model.get("expires_at")), now)
-            row = (text_of(model, "name"), _short_id(model), size, processor(model), context, until)
-            rows.append((*row, text_of(model, "node")) if nodes else row)
+        size, context = human_bytes(count_of(model, "size")), str(count_of(model, "context_length"))
+        until = until_text(parse_time(model.get("expires_at")), now)
+        row = (text_of(model, "name"), _short_id(model), size, processor(model), context, until)
+        rows.append((*row, text_of(model, "node")) if nodes else row)
     header = ("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL")
     sys.stdout.write(render_table((*header, "NODE") if nodes else header, rows))
 
@@ -111,8 +114,9 @@ def find_model(client: Client, name: str, *, verbose: bool = False) -> dict[str,
         raise
 
 
-def _models(answer: dict[str, Any]) -> list[dict[str, Any]]:
-    return [model for model in list_of(answer, "models") if isinstance(model, dict)]
+def _models(answer: dict[str, Any], prefix: str) -> list[dict[str, Any]]:
+    models = [model for model in list_of(answer, "models") if isinstance(model, dict)]
+    return [model for model in models if text_of(model, "name").lower().startswith(prefix.lower())]
 
 
 def _short_id(model: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 from urllib.parse import quote
 
@@ -9,19 +10,23 @@ from cli.client import Client
 from cli.errors import CommandError
 from cli.fields import list_of
 from cli.terminal import stderr_spinner
-from cli.text import cell
+from cli.text import cell, json_text
 
 # Running answers are moved elsewhere one by one.
 DRAIN_LIMIT_S = 120.0
 
 
-def explain(client: Client, model: str, *, prompt_tokens: int | None, num_ctx: int | None) -> None:
+def explain(
+    client: Client, model: str, *, prompt_tokens: int | None, num_ctx: int | None, as_json: bool = False
+) -> None:
     """Print where a request would go now, with what each machine would cost."""
     body: dict[str, Any] = {"model": model}
     body |= {k: v for k, v in (("prompt_tokens", prompt_tokens), ("num_ctx", num_ctx)) if v is not None}
-    lines = [
-        line for line in list_of(client.ask("POST", "/api/cluster/explain", body), "lines") if isinstance(line, str)
-    ]
+    answer = client.ask("POST", "/api/cluster/explain", body)
+    if as_json:
+        sys.stdout.write(json_text(answer))
+        return
+    lines = [line for line in list_of(answer, "lines") if isinstance(line, str)]
     if not lines:
         raise CommandError("the node gave no explanation")
     for line in lines:
@@ -36,7 +41,7 @@ def drain(client: Client, node: str, *, undo: bool) -> None:
     if undo:
         print(f"'{shown}' takes work again")
     else:
-        print(f"'{shown}' takes no new work; undo it with: ayni drain --undo {shown}")
+        print(f"'{shown}' takes no new work; undo it with: ayni undrain {shown}")
 
 
 def pin(client: Client, model: str, nodes: tuple[str, ...]) -> None:

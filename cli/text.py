@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import Any
 
 from cli.errors import UsageError
 
@@ -141,6 +143,11 @@ def char_width(char: str) -> int:
 def text_width(text: str) -> int:
     """Columns of a whole line."""
     return sum(map(char_width, text))
+
+
+def json_text(answer: dict[str, Any]) -> str:
+    """An answer for programs: indented, in ASCII, so that no terminal takes a part of it for a command."""
+    return f"{json.dumps(answer, indent=2)}\n"
 
 
 def render_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

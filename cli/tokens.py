@@ -12,9 +12,10 @@ from cli.client import Client
 from cli.cluster import cluster_url
 from cli.errors import CommandError
 from cli.fields import count_of, list_of, text_of
-from cli.text import cell, human_time, parse_time, render_table
+from cli.text import cell, human_time, json_text, parse_time, render_table
 
 LIMITS = (("rpm", "requests/min"), ("tpm", "tokens/min"), ("max_parallel", "at once"))
+USUAL = {"weight": 1, "priority": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,24 +54,29 @@ def create_token(client: Client, request: TokenRequest) -> None:
     if not token:
         raise CommandError("the node answered without a token")
     print(cell(token), flush=True)
-    sys.stderr.write(_how_to_use(cluster_url(client.ask("GET", "/api/cluster"))))
+    cluster = client.ask("GET", "/api/cluster")
+    sys.stderr.write(_how_to_use(cluster_url(cluster), cell(text_of(cluster, "ca"))))
 
 
-def _how_to_use(url: str) -> str:
+def _how_to_use(url: str, certificate: str) -> str:
     return f"""
 This is shown only once. Whoever has it may do what it allows: hand it over like a password.
   OpenAI clients    OPENAI_BASE_URL={url}/v1  OPENAI_API_KEY=<token>
   Ollama clients    OLLAMA_HOST={url}  OLLAMA_API_KEY=<token>
   anything else     Authorization: Bearer <token>
-Clients have to trust the cluster's certificate: {url}/ca.pem, on every member in
-~/.ayni/cluster/identity/ca.pem. Many take its path as SSL_CERT_FILE, Node.js as NODE_EXTRA_CA_CERTS.
+Clients have to trust the cluster's certificate, {url}/ca.pem, which is no secret. The node that
+was asked keeps it in {certificate}.
+Many clients take its path as SSL_CERT_FILE, Node.js as NODE_EXTRA_CA_CERTS.
 """
 
 
-def list_tokens(client: Client) -> None:
+def list_tokens(client: Client, *, as_json: bool = False) -> None:
     """Print what tokens there are, without their texts, which nobody has kept."""
-    now = datetime.now(UTC)
-    tokens = [token for token in list_of(client.ask("GET", "/api/cluster/tokens"), "tokens") if isinstance(token, dict)]
+    answer, now = client.ask("GET", "/api/cluster/tokens"), datetime.now(UTC)
+    if as_json:
+        sys.stdout.write(json_text(answer))
+        return
+    tokens = [token for token in list_of(answer, "tokens") if isinstance(token, dict)]
     rows = [
         (
             text_of(token, "name"),
@@ -96,7 +102,9 @@ def _words(token: dict[str, Any], key: str) -> str:
 
 
 def _limits(token: dict[str, Any]) -> str:
-    return ", ".join(f"{count} {unit}" for key, unit in LIMITS if (count := count_of(token, key))) or "-"
+    bounds = [f"{count} {unit}" for key, unit in LIMITS if (count := count_of(token, key))]
+    shares = [f"{key} {value:g}" for key, usual in USUAL.items() if (value := token.get(key, usual)) != usual]
+    return ", ".join([*bounds, *shares]) or "-"
 
 
 def _moment(value: object) -> datetime | None:

@@ -15,7 +15,7 @@ from cli.errors import UsageError
 ADDRESS_HELP = """\
 environment:
   AYNI_HOST        where the node is (OLLAMA_HOST is honoured too; default 127.0.0.1:11434)
-  OLLAMA_API_KEY   a token, for another machine's LAN port
+  OLLAMA_API_KEY   a token, for a LAN port: AYNI_HOST=https://home.local:11435
 """
 # Flags whose value may be left out: it has to be joined by "=", lest a prompt be taken for it.
 OPTIONAL_VALUE_FLAGS = ("--think", "--truncate")
@@ -54,6 +54,11 @@ class Verb:
         )
         self.add_arguments(parser)
         return parser.parse_intermixed_args(_join_optional_values(arguments))
+
+
+def json_argument(parser: ArgumentParser) -> None:
+    """The flag of every verb that lists something."""
+    parser.add_argument("--json", action="store_true", help="print the node's answer as JSON, for programs")
 
 
 def _join_optional_values(arguments: list[str]) -> list[str]:

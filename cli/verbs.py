@@ -8,7 +8,7 @@ from __future__ import annotations
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from pathlib import Path
 
-from cli.verb import ADDRESS_HELP, Verb
+from cli.verb import ADDRESS_HELP, Verb, json_argument
 from node.setting_table import TABLE
 from node.settings import Settings, load_settings
 
@@ -35,6 +35,7 @@ def _model_argument(parser: ArgumentParser) -> None:
 
 def _prefix_argument(parser: ArgumentParser) -> None:
     parser.add_argument("prefix", nargs="?", default="", metavar="PREFIX", help="only names that start with this")
+    json_argument(parser)
 
 
 def _serve_arguments(parser: ArgumentParser) -> None:
@@ -111,7 +112,7 @@ def _list(arguments: Namespace) -> int:
     from cli.credential import client_for
     from cli.models import list_models
 
-    list_models(client_for(load_settings()), arguments.prefix)
+    list_models(client_for(load_settings()), arguments.prefix, as_json=arguments.json)
     return 0
 
 
@@ -119,7 +120,7 @@ def _ps(arguments: Namespace) -> int:
     from cli.credential import client_for
     from cli.models import list_running
 
-    list_running(client_for(load_settings()), arguments.prefix)
+    list_running(client_for(load_settings()), arguments.prefix, as_json=arguments.json)
     return 0
 
 

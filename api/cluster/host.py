@@ -104,6 +104,8 @@ class ClusterHost:
             await asyncio.to_thread(self._forget_session)
             for name in ("members.json", "pins", "started", "generation"):
                 (self._folder / name).unlink(missing_ok=True)
+            if farewell:
+                self.trouble = ""
             log.info("left the cluster")
             return told
 
@@ -175,7 +177,7 @@ class ClusterHost:
             on_removed=self._removed,
         )
         await member.start(sockets, known)
-        self.member = member
+        self.member, self.trouble = member, ""
         self._daemon.node, self._daemon.shelf.elsewhere = member.turns, member.catalogue
         # As `api.serve` does at the start: a collection that walks all that was imported for this would stall streams.
         gc.collect()
@@ -184,6 +186,7 @@ class ClusterHost:
 
     def _removed(self, reason: str) -> None:
         log.warning("leaving the cluster: %s", reason)
+        self.trouble = reason
         self._own(self.leave(farewell=False))
 
     def _forget_session(self) -> None:

@@ -198,4 +198,5 @@ def _member(request: Request) -> ClusterNode:
         return host.member
     if host.belongs:
         raise Conflict(f"not in the cluster yet: {host.trouble or 'it is just being started'}")
-    raise Conflict("this machine belongs to no cluster; see `ayni cluster create` and `ayni join`")
+    why = host.trouble or "this machine belongs to no cluster"
+    raise Conflict(f"{why}; see `ayni cluster create` and `ayni join`")

@@ -33,6 +33,7 @@ def status(member: ClusterNode) -> dict[str, Any]:
         "head": head,
         "generation": max((each.generation for each in up), default=0),
         "keeper": identity.root is not None,
+        "ca": str(identity.ca_path),
         "nodes": 1 + len(member.membership),
         "nodes_up": len(up),
         "certificate_expires_at": time_text(identity.certificate.not_valid_after_utc),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -20,6 +21,7 @@ STATUS: dict[str, object] = {
     "addresses": ["10.0.0.5:11499"],
     "head": "kitchen",
     "keeper": True,
+    "ca": "/var/lib/ayni/cluster/identity/ca.pem",
     "nodes": 2,
     "nodes_up": 1,
     "certificate_expires_at": "2031-05-06T12:00:00Z",
@@ -114,7 +116,7 @@ def test_nodes_shows_what_each_machine_has_and_does(with_node: Command) -> None:
         "10.0.0.5:11435",
         "0123456789abcdef",
     ]
-    assert lines[2].split() == ["laptop", "lost", "-", "CPU", "-", "-", "fedcba9876543210"]
+    assert lines[2].split() == ["laptop", "lost", "-", "-", "-", "-", "fedcba9876543210"]
 
 
 def test_status_sums_up(with_node: Command) -> None:
@@ -142,6 +144,8 @@ def test_a_machine_in_no_cluster_is_told_how_to_be_in_one(with_node: Command, no
     done = with_node("cluster", "status")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "Error: this machine belongs to no cluster\nSee: ayni cluster create, ayni join\n"
+    node.answers["GET /api/cluster"] = Reply({"member": False, "reason": "this machine was removed from the cluster"})
+    assert with_node("cluster", "status").stderr.startswith("Error: this machine was removed from the cluster\nSee: ")
     node.answers["GET /api/cluster"] = Reply({"member": True, "active": False, "reason": "the LAN port is taken"})
     assert with_node("cluster", "status").stderr == "Error: not in the cluster yet: the LAN port is taken\n"
 
@@ -182,6 +186,7 @@ def test_a_token_stands_alone_on_stdout_with_its_use_beside_it(with_node: Comman
     assert (done.returncode, done.stdout) == (0, "eyJ.x.y\n")
     assert "OPENAI_BASE_URL=https://home.local:11499/v1" in done.stderr
     assert "OLLAMA_HOST=https://home.local:11499" in done.stderr
+    assert "keeps it in /var/lib/ayni/cluster/identity/ca.pem.\n" in done.stderr
     assert "eyJ" not in done.stderr
     with_node("token", "create", "ci")
     assert node.asked_of("POST /api/cluster/tokens") == [
@@ -225,14 +230,15 @@ def test_tokens_are_listed_with_what_they_allow(with_node: Command, node: Script
     later = (datetime.now(UTC) + timedelta(days=3, hours=1)).isoformat()
     tokens = [
         {"name": "anna", "id": "0011", "scopes": ["infer"], "models": ["llama*"], "rpm": 60, "expires_at": later},
-        {"name": "ci", "id": "0022", "scopes": ["infer", "admin"], "models": [], "revoked": True},
+        {"name": "ci", "id": "0022", "scopes": ["infer", "admin"], "models": [], "revoked": True}
+        | {"weight": 2.5, "priority": -1, "max_parallel": 3},
     ]
     node.answers["GET /api/cluster/tokens"] = Reply({"tokens": tokens})
     node.answers["DELETE /api/cluster/tokens/anna"] = Reply({})
     assert with_node("token", "list").stdout == (
-        "NAME    ID      SCOPES          MODELS    LIMITS             EXPIRES\n"
-        "anna    0011    infer           llama*    60 requests/min    3 days from now\n"
-        "ci      0022    infer, admin    all       -                  revoked\n"
+        "NAME    ID      SCOPES          MODELS    LIMITS                                EXPIRES\n"
+        "anna    0011    infer           llama*    60 requests/min                       3 days from now\n"
+        "ci      0022    infer, admin    all       3 at once, weight 2.5, priority -1    revoked\n"
     )
     assert with_node("token", "revoke", "anna").stdout == "revoked 'anna'\n"
 
@@ -249,12 +255,39 @@ def test_work_is_steered_by_drain_and_pin(with_node: Command, node: ScriptedNode
     node.answers["POST /api/cluster/pins"] = Reply({"nodes": ["a", "b"]})
     node.answers["DELETE /api/cluster/pins/me%2Fqwen3%3A8b"] = Reply({})
     assert with_node("drain", "laptop").stdout.startswith("'laptop' takes no new work")
-    assert with_node("drain", "--undo", "laptop").stdout == "'laptop' takes work again\n"
+    for words in (("drain", "--undo"), ("undrain",)):
+        assert with_node(*words, "laptop").stdout == "'laptop' takes work again\n"
     assert with_node("pin", "demo").stdout == "pinned 'demo' on a, b\n"
     assert with_node("pin", "demo", "--nodes", "a,b").stdout == "pinned 'demo' on a, b\n"
-    assert with_node("pin", "me/qwen3:8b", "--remove").stdout == "'me/qwen3:8b' is pinned no longer\n"
-    assert node.asked_of("POST /api/cluster/nodes/laptop/drain") == [{"drain": True}, {"drain": False}]
+    for words in (("pin", "--remove"), ("unpin",)):
+        assert with_node(*words, "me/qwen3:8b").stdout == "'me/qwen3:8b' is pinned no longer\n"
+    assert node.asked_of("POST /api/cluster/nodes/laptop/drain") == [{"drain": True}, *[{"drain": False}] * 2]
     assert node.asked_of("POST /api/cluster/pins") == [{"model": "demo"}, {"model": "demo", "nodes": ["a", "b"]}]
+
+
+@pytest.mark.parametrize(
+    ("words", "route"),
+    [
+        ("nodes", "GET /api/cluster/nodes"),
+        ("cluster status", "GET /api/cluster"),
+        ("token list", "GET /api/cluster/tokens"),
+        ("discover", "GET /api/cluster/discover"),
+        ("explain demo", "POST /api/cluster/explain"),
+        ("list", "GET /api/tags"),
+        ("ps", "GET /api/ps"),
+    ],
+)
+def test_every_list_comes_as_json_too(with_node: Command, node: ScriptedNode, words: str, route: str) -> None:
+    answer = {"models": [{"name": "demo\x9b2J"}]}
+    node.answers[route] = Reply(answer)
+    done = with_node(*words.split(), "--json")
+    assert (done.returncode, json.loads(done.stdout)) == (0, answer), done.stderr
+    assert done.stdout.isascii()
+
+
+def test_only_the_models_asked_for_are_listed_as_json(with_node: Command, node: ScriptedNode) -> None:
+    node.answers["GET /api/tags"] = Reply({"models": [{"name": "demo"}, {"name": "other"}]})
+    assert json.loads(with_node("list", "DE", "--json").stdout) == {"models": [{"name": "demo"}]}
 
 
 def test_ps_names_the_machine_where_there_are_several(with_node: Command, node: ScriptedNode) -> None:

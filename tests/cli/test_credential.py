@@ -27,8 +27,10 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("0.0.0.0", "the key"),
         ("[::1]:11434", "the key"),
         ("192.168.1.5", "the key"),
-        ("192.168.1.6", "the token"),
-        ("gpu-box:11434", "the token"),
+        ("192.168.1.6", ""),
+        ("gpu-box:11434", ""),
+        ("https://192.168.1.6:11434", "the token"),
+        ("https://gpu-box", "the token"),
         ("https://127.0.0.1:11435", "the token"),
     ],
 )

@@ -159,6 +159,9 @@ def test_a_token_of_scope_admin_manages_the_cluster_from_a_machine_that_is_none_
         "OLLAMA_API_KEY": kitchen("token", "create", "remote", "--scope", "admin").stdout.strip(),
     }
     remote = Command(tmp_path, kitchen.environ | elsewhere)
+    wary = Command(tmp_path, kitchen.environ | elsewhere | {"SSL_CERT_FILE": ""})("nodes")
+    assert "its certificate is not trusted: " in wary.stderr
+    assert wary.stderr.endswith(f"{elsewhere['AYNI_HOST']}/ca.pem, by naming its file in SSL_CERT_FILE\n")
     await_states(remote, {"kitchen": "up", "attic": "up"})
     assert remote("cluster", "invite").stdout.startswith("ayni-join-")
     assert remote("run", "demo", "Count from 1 to 5").stdout.count("1, 2, 3, 4, 5")

@@ -164,6 +164,7 @@ def test_a_machine_that_left_or_was_removed_is_a_stranger_and_can_come_back_by_i
     assert (again.status_code, "belongs to" in again.text or "member" in again.text) == (409, True)
     a.ask("DELETE", "/api/cluster/nodes/c")
     until(lambda: c.ask("GET", "/api/cluster")["member"] is False, what="the removed node's notice")
+    assert c.ask("GET", "/api/cluster")["reason"] == "this machine was removed from the cluster"
     assert set(a.states()) == {"a", "b"}
     used = httpx.post(f"{c.url}/api/cluster/join", json={"invitation": line}, headers=c.own_user, timeout=20)
     assert used.status_code == 403
