@@ -140,6 +140,9 @@ def _cluster(member: ClusterNode) -> Iterator[Metric]:
     yield _gauge("node_up", "Whether this node hears another member", ("peer", "peer_id"), up)
     yield _gauge("node_draining", "Whether this node takes no new work", (), [((), report.state == "draining")])
     yield _gauge(
-        "generation", "Of the Ray cluster that this node takes part in; 0: none", (), [((), report.generation)]
+        "generation",
+        "Of the Ray cluster that this node takes part in, or did last; 0: in none yet",
+        (),
+        [((), report.generation)],
     )
     yield _gauge("head", "Whether this node runs the Ray cluster's control store", (), [((), report.head)])

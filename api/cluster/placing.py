@@ -65,7 +65,8 @@ class Placing:
     def __init__(self, member: ClusterNode, folder: Path) -> None:
         self._member, self._folder = member, folder
         self._highest_path = folder / "generation"
-        self._election = Election(member.me, highest=self._read_highest())
+        self._written = self._read_highest()
+        self._election = Election(member.me, highest=self._written)
         identity = member.identity
         self.control = ControlPlane(
             member.me,
@@ -178,9 +179,10 @@ class Placing:
         report = self._member.report()
         nodes = {node: other for node, other in self._member.view.now.nodes.items() if node not in removed}
         decision = self._election.decide(_with_ray(nodes), time.monotonic())
+        self._write_highest()
         match decision:
             case Form(generation):
-                self._found(generation)
+                await self._found(generation)
             case Follow(claim):
                 await self._follow(claim)
             case Alone() if self._claim is None or self._claim.head != self._member.me:
@@ -191,11 +193,19 @@ class Placing:
                 if not other.ray_version and other.state != "lost":
                     self.control.tell(Reported(other))
 
-    def _found(self, generation: int) -> None:
+    async def _found(self, generation: int) -> None:
         """Become head; the claim stands from now on, so that nobody else begins the same."""
-        self._write_highest(generation)
         removed = self._member.identity.ledger.removed_nodes
-        formation = self.control.found(generation, self._member.hosts[0], removed)
+        try:
+            # Looking for free ports takes a while where many are taken.
+            formation = await asyncio.to_thread(self.control.found, generation, self._member.hosts[0], removed)
+        except (RaySessionError, OSError) as error:
+            log.warning("can't head generation %d: %s", generation, error)
+            self._election.could_not_form(time.monotonic())
+            self._part()
+            return
+        self._election.highest = generation
+        self._write_highest()
         log.info("heading generation=%d", generation)
         self._take_part(Claim(generation, self._member.me), formation)
 
@@ -214,7 +224,6 @@ class Placing:
             formation = found
         if not formation.keeps_out(self._member.identity.ledger.removed_nodes):
             return  # its head does not know of the removal yet
-        self._write_highest(claim.generation)
         self._take_part(claim, formation)
 
     def _take_part(self, claim: Claim, formation: Formation) -> None:
@@ -228,9 +237,12 @@ class Placing:
         self.control.follow(None)
 
     def _stand(self, claim: Claim | None) -> None:
-        """Say in reports which claim is followed."""
+        """Say in reports which claim is followed, or which generation was the last."""
         self._claim = claim
-        standing: dict[str, object] = {"head_failed": self._election.has_failed(time.monotonic())}
+        standing: dict[str, object] = {
+            "head_failed": self._election.has_failed(time.monotonic()),
+            "generation": self._election.highest,
+        }
         if claim is not None:
             standing |= {
                 "generation": claim.generation,
@@ -322,10 +334,10 @@ class Placing:
             log.warning("highest generation not read: %s", error)
             return 0
 
-    def _write_highest(self, generation: int) -> None:
-        if generation > self._election.highest or not self._highest_path.exists():
-            write_private(self._highest_path, str(generation).encode())
-            self._election.highest = max(self._election.highest, generation)
+    def _write_highest(self) -> None:
+        if self._election.highest > self._written:
+            write_private(self._highest_path, str(self._election.highest).encode())
+            self._written = self._election.highest
 
     def _own(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -87,10 +87,11 @@ class Net:
         self.down.add(node_id(letter))
 
     def start_again(self, letter: str) -> None:
-        """The machine comes back as after a reboot: it only remembers the highest generation."""
+        """The machine comes back as after a reboot: it only remembers the highest generation, and says so."""
         node = node_id(letter)
         old = self.members[node]
-        report = replace(old.report, generation=0, follows=None, head=False, started_at=self.now)
+        highest = old.election.highest
+        report = replace(old.report, generation=highest, follows=None, head=False, started_at=self.now)
         self.members[node] = Member(report, Election(node, old.election.timing, highest=old.election.highest))
         self.down.discard(node)
 
@@ -177,6 +178,27 @@ def test_nobody_waits_for_members_that_were_removed() -> None:
         member.election.forget(it.down)
     it.run(4)
     assert {it.claim_of(letter) for letter in "de"} == {(2, "d")}
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_who_is_left_of_a_newer_generation_is_heard_and_the_next_one_is_formed_at_once(restarted: bool) -> None:
+    it = net("abcd")
+    it.run(5)
+    it.separate("ab", "cd")
+    it.run(5)
+    assert it.claim_of("d") == (2, "c")
+    it.stop("c")
+    if restarted:
+        it.stop("d")
+        it.start_again("d")
+    it.run(5)
+    it.separate("abcd")
+    it.run(5)
+    assert {it.claim_of(letter) for letter in "abd"} == {(3, "a")}
+    it.start_again("c")
+    it.run(5)
+    assert {it.claim_of(letter) for letter in "abcd"} == {(3, "a")}
+    assert [generation for generation, _ in it.formed] == [1, 2, 3]
 
 
 def test_one_of_two_is_enough_when_a_third_joins() -> None:
