@@ -22,7 +22,7 @@ from coordinator.route import Refusal, choose_route, consider
 from node.discovery import Myself, NoMulticast, interfaces_in_use, judge_all, look_around
 from node.errors import NodeError
 from node.identity import issue_token
-from node.peers import CallRefused, ModelNotThere, PeerLost, PeerRefused, PeerUnreachable
+from node.peers import CallRefused, ModelNotThere, PeerError, PeerLost, PeerRefused, PeerUnreachable
 from node.report import WeightsDigest
 from registry import ModelNotFound, RegistryError
 
@@ -84,10 +84,12 @@ def remove(member: ClusterNode, node: NodeId) -> None:
 
 
 async def drain(member: ClusterNode, node: NodeId, *, on: bool) -> None:
-    """Drain a member, or end that."""
+    """Drain a member, or end that. Raises OutOfReach."""
     _need_up(member, node)
-    with in_words():
+    try:
         await member.drain_node(node, on=on)
+    except PeerError as error:
+        raise OutOfReach(f"'{_name_of(member, node)}' can't be told: {_without_id(error)}") from None
 
 
 async def discover(host: ClusterHost, daemon: Daemon) -> dict[str, Any]:
