@@ -14,13 +14,13 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from msgspec import Struct
 
 from coordinator.control import ControlPlane, ControlSettings
 from coordinator.election import Alone, Claim, Election, Follow, Form
 from coordinator.orders import Asked, Load, LoadFailed, NodeLost, Order, Placed, Reported, Unload
 from coordinator.wire import decode_order, encode_order
+from node.decoding import DECODE_ERRORS
 from node.errors import NodeError
 from node.identity import UnusableFile, read_private, write_private
 from node.peers import Call, Caller, CallRefused, WentDown
@@ -319,7 +319,7 @@ class Placing:
     async def _answer_order(self, caller: Caller, ask: OrderAsk) -> Done:
         try:
             order = decode_order(ask.order)
-        except msgspec.DecodeError as error:
+        except DECODE_ERRORS as error:
             raise CallRefused(400, str(error)) from None
         if not isinstance(order, Placed):
             self._own(self._carry_out(order))
