@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from api.errors import NotGranted, UnknownModel
 from api.request_record import REQUEST
-from node.jobs import Embedded, EmbedJob, Event, Job, Rendered
+from node.serves import Node
 from node.settings import Settings
-from node.supervisor import LoadedModel, LoadOptions, WeightsKey
 from node.telemetry import Telemetry
-from registry import Digest, Model, ModelName, ModelNotFound, ModelStore
+from registry import Model, ModelName, ModelNotFound, ModelStore
 
 if TYPE_CHECKING:
     from api.cluster.host import ClusterHost
@@ -23,54 +22,6 @@ if TYPE_CHECKING:
 MAX_KNOWN_MODELS = 256
 # What this version's engine can do with a model; pictures and sound are not among it yet.
 SERVED_CAPABILITIES = ("completion", "embedding", "tools", "insert", "thinking")
-
-
-class Node(Protocol):
-    """Who runs models; `node.supervisor.Supervisor` does. All raise NodeError."""
-
-    def run(
-        self, model: Model, job: Job, options: LoadOptions, keep_alive_s: float | None
-    ) -> AsyncGenerator[Event, None]:
-        """Run a job; closing the generator cancels it."""
-        ...
-
-    async def embed(self, model: Model, job: EmbedJob, options: LoadOptions, keep_alive_s: float | None) -> Embedded:
-        """Embed texts."""
-        ...
-
-    async def render(self, model: Model, job: Job, options: LoadOptions, keep_alive_s: float | None) -> Rendered:
-        """Only render the job's prompt."""
-        ...
-
-    async def load(
-        self, model: Model, options: LoadOptions, keep_alive_s: float | None, *, embedding: bool = False
-    ) -> LoadedModel:
-        """Make sure that the model is in memory; `embedding`: to embed texts."""
-        ...
-
-    async def unload(self, name: ModelName) -> bool:
-        """Forget the model as soon as its running requests are done; False: it was not loaded."""
-        ...
-
-    def loaded(self) -> list[LoadedModel]:
-        """The models in memory now."""
-        ...
-
-
-class OwnNode(Node, Protocol):
-    """This machine's part of a cluster."""
-
-    def keep(self, weights: frozenset[WeightsKey]) -> None:
-        """Have these, and no others, make no room for what else is to be loaded."""
-        ...
-
-    def leave(self, weights: Digest, *, embedding: bool) -> None:
-        """Unload these weights as soon as no request uses them."""
-        ...
-
-    def let_go(self, weights: Digest, *, embedding: bool) -> None:
-        """End every request that is at work with these weights, with Closing: whoever asked may go on elsewhere."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -37,7 +37,7 @@ from node.asker import ASKER
 from node.errors import DoesNotFit, NodeError, Unserved
 from node.fingerprint import Marks, fingerprint
 from node.jobs import Done, Embedded, EmbedJob, Event, Job, Rendered
-from node.peers import PeerError, PeerLost, Serves
+from node.peers import PeerError, PeerLost
 from node.route_trace import ROUTE_TRACE
 from node.telemetry import NO_TRACER, Span, Telemetry
 from node.telemetry.gen_ai import operation_of, request_attributes
@@ -45,6 +45,7 @@ from node.telemetry.gen_ai import operation_of, request_attributes
 if TYPE_CHECKING:
     from coordinator.limits import LimitTable
     from node.identity import NodeId
+    from node.serves import Node, Serves
     from node.supervisor import LoadedModel, LoadOptions
     from registry import Model, ModelName
 
@@ -59,20 +60,12 @@ LOADING_S = 30.0
 WAIT_LIMIT_S = 60.0
 
 
-class LocalNode(Serves, Protocol):
-    """This machine; `node.supervisor.Supervisor` is one."""
-
-    def loaded(self) -> list[LoadedModel]:
-        """The models in memory now."""
-        ...
-
-
 class Dispatcher:
     """The whole cluster as one node."""
 
     def __init__(
         self,
-        local: LocalNode,
+        local: Node,
         remote: Callable[[NodeId], Serves],
         cluster: ClusterView,
         footprints: Footprints,

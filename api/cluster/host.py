@@ -16,10 +16,11 @@ from api.errors import Conflict
 
 if TYPE_CHECKING:
     from api.cluster.member import ClusterNode
-    from api.daemon import Daemon, OwnNode
+    from api.daemon import Daemon
     from node.devices import MachineSource
     from node.identity import Identity, IdentityStore
     from node.peers import MemberRecord
+    from node.serves import OwnNode
     from node.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ from node.supervisor import LoadedModel, LoadOptions, WeightsKey
 from registry import BlobNotFound, RegistryError
 
 if TYPE_CHECKING:
-    from api.daemon import OwnNode
     from node.identity import NodeId
+    from node.serves import OwnNode
     from registry import Digest, Model, ModelName
 
 # How fast a mean follows new measurements.

@@ -58,11 +58,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from api.cluster.placing import Placing
-    from api.daemon import Daemon, OwnNode
+    from api.daemon import Daemon
     from coordinator.cost import RouteRequest
     from node.devices import MachineSource
     from node.identity import Identity, NodeId
     from node.report import NodeReport
+    from node.serves import OwnNode
 
 log = logging.getLogger(__name__)
 

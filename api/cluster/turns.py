@@ -23,10 +23,10 @@ from node.route_trace import ROUTE_TRACE
 from node.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from api.daemon import Node
     from coordinator.cluster_view import ClusterView
     from node.jobs import Embedded, EmbedJob, Event, Job, Rendered
     from node.report import ResidentModel
+    from node.serves import Node
     from node.supervisor import LoadedModel, LoadOptions
     from registry import Model, ModelName
 

@@ -21,7 +21,6 @@ from node.peers.membership import (
 )
 from node.peers.peers import Peers
 from node.peers.remote import RemoteNode
-from node.peers.serves import Serves
 from node.peers.shared_models import SharedModels
 
 __all__ = [
@@ -46,7 +45,6 @@ __all__ = [
     "Registrar",
     "RemoteNode",
     "Reported",
-    "Serves",
     "SharedModels",
     "WentDown",
     "WentUp",

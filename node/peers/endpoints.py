@@ -25,8 +25,8 @@ from node.peers.wire import Fault, Nonsense, decode_as, fault_of
 
 if TYPE_CHECKING:
     from node.identity import NodeId, Signed
-    from node.peers.serves import Serves
     from node.peers.shared_models import SharedModels
+    from node.serves import Serves
 
 log = logging.getLogger(__name__)
 

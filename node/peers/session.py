@@ -40,8 +40,8 @@ from registry import ModelName, RegistryError
 
 if TYPE_CHECKING:
     from node.identity import NodeId
-    from node.peers.serves import Serves
     from node.peers.shared_models import SharedModels
+    from node.serves import Serves
 
 log = logging.getLogger(__name__)
 

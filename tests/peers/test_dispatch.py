@@ -20,8 +20,9 @@ from node.asker import ASKER
 from node.errors import Closing, DoesNotFit, JobFailed, QueueFull, RunnerLost, Unserved
 from node.identity import Grant
 from node.jobs import Chat, Delta, Done, Embedded, EmbedJob, Event, Failed, Job, Message, Raw
-from node.peers import ModelNotThere, Serves
+from node.peers import ModelNotThere
 from node.report import ManifestDigest, NodeReport
+from node.serves import Serves
 from node.settings import Settings
 from node.supervisor import LoadOptions
 from node.telemetry import new_traceparent
