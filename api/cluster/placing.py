@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from coordinator.wire import decode_order, encode_order
 from node.decoding import DECODE_ERRORS
 from node.errors import NodeError
 from node.identity import UnusableFile, read_private, write_private
+from node.logs import log_event
 from node.peers import Call, Caller, CallRefused, WentDown
 from node.ray_session import Formation, RaySessionError, RayStatus
 from node.supervisor import LoadOptions
@@ -290,7 +291,8 @@ class Placing:
             log.info("order %s not passed on to node %s: %s", type(order).__name__, node, error)
 
     async def _carry_out(self, order: Load | Unload) -> None:
-        log.info("order %s", order)
+        fields = {key: value for key, value in asdict(order).items() if value is not None}
+        log_event(log, logging.INFO, f"order {type(order).__name__}", **fields)
         try:
             match order:
                 case Load(model=digest):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +11,10 @@ import pytest
 
 from api.cluster.placing import Placing
 from coordinator.election import Timing
+from coordinator.orders import Unload
+from node.logs import parts_of
 from node.ray_session import Formation, RaySessionError
-from tests.support.clusters import machine, node_id
+from tests.support.clusters import MODEL, machine, node_id
 
 ME, OTHER = node_id("a"), node_id("b")
 
@@ -27,6 +30,7 @@ class Member:
             certificate_path=folder, key_path=folder, ca_path=folder, ledger=ledger, cluster_id="c"
         )
         self.reporter: Any = SimpleNamespace(standing={})
+        self.measured: Any = None
         self.others: list[Any] = [machine("b", ray_version="2", started_at=9.0)]
         self.peers: Any = SimpleNamespace(call=self._call)
 
@@ -102,3 +106,16 @@ async def test_no_number_is_used_twice(member: Member, tmp_path: Path) -> None:
         for _ in range(4):
             await made._look()
     assert founded == [1, 2]
+
+
+async def test_an_order_is_logged_in_fields(member: Member, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    left = []
+    member.measured = SimpleNamespace(leave=lambda weights, *, embedding: left.append((str(weights), embedding)))
+    await placing(member, tmp_path)._carry_out(Unload(ME, MODEL, "drained"))
+    assert left == [(MODEL, False)]
+    (record,) = (each for each in caplog.records if each.name == "api.cluster.placing")
+    assert parts_of(record) == (
+        "order Unload",
+        {"node": ME, "model": MODEL, "reason": "drained", "embedding": False},
+    )
