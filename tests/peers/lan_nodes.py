@@ -25,10 +25,10 @@ from node.peers import (
     Membership,
     Peers,
     Registrar,
-    Serves,
     SharedModels,
 )
 from node.report import NodeReport
+from node.serves import Serves
 from registry import ModelStore
 
 SOFTWARE = Software(ayni="0", python="3.11.0")
