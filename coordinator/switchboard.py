@@ -89,7 +89,10 @@ class Switchboard:
         agent.heard_at_s = now_s
         letters: list[Letter] = []
         for event in self._read(node, report, events):
-            letters += self._on(node, event, now_s)
+            try:
+                letters += self._on(node, event, now_s)
+            except Exception:  # one member's nonsense is no reason to decide nothing for the others
+                log.exception("an event of node %s makes no sense", node)
         return "heard", letters
 
     def tick(self, now_s: float) -> list[Letter]:

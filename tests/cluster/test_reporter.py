@@ -52,6 +52,24 @@ def test_the_others_hear_whether_this_machine_is_to_be_head(
     assert reporter(head).report().head_preference == preference
 
 
+@pytest.mark.parametrize(("plugged", "told"), [(True, False), (False, True), (None, False)])
+async def test_a_laptop_away_from_its_charger_says_so(
+    monkeypatch: pytest.MonkeyPatch, plugged: bool | None, told: bool
+) -> None:
+    battery = SimpleNamespace(percent=50, secsleft=9, power_plugged=plugged)
+    monkeypatch.setattr("psutil.sensors_battery", lambda: battery, raising=False)
+    devices = Devices()
+    mine = reporter(devices=devices)
+    keeping = asyncio.create_task(mine.keep(lambda: None))
+    try:
+        async with asyncio.timeout(4):
+            while not devices.looks:  # noqa: ASYNC110 - what is awaited has no event
+                await asyncio.sleep(0.01)
+        assert mine.report().on_battery is told
+    finally:
+        keeping.cancel()
+
+
 async def test_gpus_are_looked_at_again_when_a_model_has_come_or_gone() -> None:
     loaded: list[Any] = []
     devices = Devices()

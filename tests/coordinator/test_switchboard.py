@@ -21,7 +21,7 @@ from coordinator.placement import Placement
 from coordinator.switchboard import SILENT_S, Letter, Switchboard
 from coordinator.wire import decode_event, decode_order, encode_event, encode_order
 from node.identity import NodeId
-from node.report import NodeReport, encode_report
+from node.report import NodeReport, PrefixHash, encode_report
 from tests.support.clusters import MODEL, loaded, machine, node_id, request
 
 # Kinds that are no text, and values with a field that nobody knows and that has no end.
@@ -115,6 +115,14 @@ def test_orders_that_can_not_be_read_hold_up_no_others(tmp_path: Path) -> None:
     control = ControlPlane(A, settings, on_order=orders.append)
     control._take_orders((*UNREADABLE, encode_order(Placed("x", A))))
     assert orders == [Placed("x", A)]
+
+
+def test_what_makes_no_sense_is_left_out_and_the_rest_counts() -> None:
+    made = board(A)
+    nonsense = Asked("ask-0", request(prefix_hashes=(PrefixHash(1), PrefixHash(2)), prefix_tokens=()))
+    prefixes = frozenset({PrefixHash(2)})
+    take(made, A, report=machine("a", loaded(prefixes=prefixes)))
+    assert take(made, A, nonsense, ASK) == [Letter(A, Placed("ask-1", A))]
 
 
 def test_a_silent_node_is_lost_and_given_nothing_more() -> None:
