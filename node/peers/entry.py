@@ -109,6 +109,7 @@ class Registrar:
         """Have a keeper revoke this node's certificate. Raises IdentityError, PeerError: nobody could be told."""
         if not len(self._peers.membership):
             return  # the cluster ends with its last member
+        self._peers.part()
         await self._ask_keepers("leave", Leave(), Left)
 
     def remove(self, node: NodeId) -> None:

@@ -93,6 +93,7 @@ class Peers:
         self._working: dict[NodeId, str] = {}
         self._beat: tuple[float, bytes] | None = None
         self._leaving = False
+        self._parting = False
 
     def start(self) -> None:
         """Begin to call the members that are known, those of the book included."""
@@ -125,6 +126,10 @@ class Peers:
         self._leaving, self._beat = True, None
         up = [member.node for member in self.membership if member.state == "up"]
         await asyncio.gather(*(self._exchange_beats(node) for node in up), return_exceptions=True)
+
+    def part(self) -> None:
+        """This machine leaves the cluster for good: that others refuse it from now on says nothing new."""
+        self._parting = True
 
     def dial_anew(self) -> None:
         """This machine has slept: trust no connection that was open before, and call everybody at once."""
@@ -223,6 +228,8 @@ class Peers:
 
     def _consider_removal(self, node: NodeId, told: RemovalTold) -> None:
         """Whether it is so is for the root's signature to say; a member's mere word makes only that member lost."""
+        if self._parting:
+            return  # this machine has asked for it
         log.warning("%s", told)
         self._apply(self.membership.refused(node, told.reason, time.monotonic()))
         try:

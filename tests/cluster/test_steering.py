@@ -153,6 +153,7 @@ def test_who_leaves_is_told_whether_anybody_knows(tmp_path: Path) -> None:
         form([a, b])
         assert b.ask("DELETE", "/api/cluster") == {"member": False, "active": False, "reason": "", "told": True}
         until(lambda: a.states() == {"a": "up"}, what="its leaving")
+        assert "was removed" not in b.log
         line = a.ask("POST", "/api/cluster/invitations", {})["invitation"]
         b.ask("POST", "/api/cluster/join", {"invitation": line})
         await_all_up([a, b])
