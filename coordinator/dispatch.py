@@ -225,40 +225,40 @@ class Dispatcher:
 
     async def _place(self, model: Model, request: RouteRequest, trail: Trail) -> tuple[NodeId, Callable[[], None]]:
         """The node to ask next, and what to call once it has been. Raises what the client is to be told: nobody can."""
-        began_s = time.monotonic()
+        until_s = time.monotonic() + LOADING_S
         while True:
-            view = self._cluster.now
-            excluded = trail.excluded(time.monotonic())
-            asked = replace(request, excluded=excluded) if excluded else request
+            view, now_s = self._cluster.now, time.monotonic()
+            asked = replace(request, excluded=trail.excluded(now_s))
             route = choose_route(view, asked)
             if isinstance(route, Refusal) and trail.has_lost:
                 # It has begun, and is better off on a machine that takes nothing new than nowhere.
                 draining = choose_route(view, replace(asked, even_draining=True))
                 route = draining if isinstance(draining, Route) else route
-            if not isinstance(route, Refusal):
+            if isinstance(route, Route):
                 if route.kind == "load" and route.node not in view.loading(request.model):
                     route = await self._agreed(route, asked)
-                    view = self._cluster.now
-                ended = self._cluster.sent(route.node, request.model, request.prompt_tokens - route.cached_tokens)
-                trail.told = route_header(route)
-                name = view.nodes[route.node].name
-                log.debug('route model=%s node=%s why="%s"', model.name, name, trail.told)
-                self._telemetry.metrics.routed(str(model.name), target=name, kind=route.kind)
-                if (trace := ROUTE_TRACE.get()) is not None:
-                    trace.route, trace.node, trace.kind = trail.told, name, route.kind
-                return route.node, ended
-            if route.reason in ("unknown_model", "unknown_size") and view.me not in excluded:
+                return route.node, self._set_out(route, model, request, trail)
+            if route.reason in ("unknown_model", "unknown_size") and view.me not in asked.excluded:
                 return view.me, lambda: None  # it was found on this machine's disk, whatever the reports say by now
-            is_loading = any(report.loading for report in view.nodes.values())
-            if route.reason == "no_room" and is_loading and time.monotonic() - began_s < LOADING_S:
-                # While a model is being loaded, some of its bytes count twice: as taken, and as about to be.
-                await self._cluster.changed(SECOND_CHANCE_S)
-                continue
-            if not trail.waits(time.monotonic()) or self._given_up:
+            # While a model is being loaded, some of its bytes count twice: as taken, and as about to be.
+            is_momentary = route.reason == "no_room" and any(report.loading for report in view.nodes.values())
+            waits = trail.waits(now_s) and not self._given_up
+            if not waits and not (is_momentary and now_s < until_s):
                 self._telemetry.metrics.not_routed(str(model.name), route.reason)
-                raise trail.error() or _refused(route, model)
+                raise self._in_words(trail.error() or _refused(route, model))
             await self._cluster.changed(SECOND_CHANCE_S)
             trail.give_second_chance(time.monotonic())
+
+    def _set_out(self, route: Route, model: Model, request: RouteRequest, trail: Trail) -> Callable[[], None]:
+        """Note where a request goes, for others and for people. Returns: what to call when it has been there."""
+        known = self._cluster.now.nodes.get(route.node)
+        name = known.name if known is not None else route.node
+        trail.told = route_header(route)
+        log.debug('route model=%s node=%s why="%s"', model.name, name, trail.told)
+        self._telemetry.metrics.routed(str(model.name), target=name, kind=route.kind)
+        if (trace := ROUTE_TRACE.get()) is not None:
+            trace.route, trace.node, trace.kind = trail.told, name, route.kind
+        return self._cluster.sent(route.node, request.model, request.prompt_tokens - route.cached_tokens)
 
     async def _agreed(self, route: Route, request: RouteRequest) -> Route:
         """The load as the coordinator wants it, who knows of those that others are about to begin."""
@@ -272,9 +272,18 @@ class Dispatcher:
         """Note the failure of a node. Raises what the client is to be told, where nobody could do better."""
         log.info("request failed node=%s error=%s reason=%s", node, type(error).__name__, error)
         if not trail.take(node, error, time.monotonic(), fruitful=fruitful):
-            raise Unserved(str(error)) if isinstance(error, PeerError) else error
+            raise self._in_words(error)
         if self._given_up:
-            raise trail.error() or error
+            raise self._in_words(trail.error() or error)
+
+    def _in_words(self, error: NodeError) -> NodeError:
+        """What a client can do something with: of errors between nodes what it is about, with the machine's name."""
+        if not isinstance(error, PeerError):
+            return error
+        text = str(error)
+        for report in self._cluster.now.nodes.values():
+            text = text.replace(report.node, report.name)
+        return Unserved(text)
 
     def _serves(self, node: NodeId) -> Serves:
         return self._local if node == self._cluster.now.me else self._remote(node)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from node.errors import Closing, DevicesUnknown, JobFailed, LoadError, NodeError, QueueFull, RunnerLost, Unserved
+from node.errors import Closing, DevicesUnknown, JobFailed, LoadError, NodeError, QueueFull, RunnerLost
 from node.peers import ModelNotThere, PeerError, PeerLost, PeerUnreachable
 
 if TYPE_CHECKING:
@@ -94,9 +94,8 @@ class Trail:
             self._failed.clear()
 
     def error(self) -> NodeError | None:
-        """What to tell the client; errors between nodes are put into words it can do something with."""
-        error = self._first_refusal or self._last_loss
-        return Unserved(str(error)) if isinstance(error, PeerError) else error
+        """What to tell the client: the first refusal since the last token, or the last loss."""
+        return self._first_refusal or self._last_loss
 
     def _lose(self, node: NodeId, error: NodeError, now_s: float) -> bool:
         if not self._losses:

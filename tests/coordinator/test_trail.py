@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from coordinator.trail import FULL_LIMIT_S, MOST_LOSSES, SECOND_CHANCE_S, Trail
-from node.errors import Closing, DevicesUnknown, DoesNotFit, JobFailed, NodeError, QueueFull, RunnerLost, Unserved
+from node.errors import Closing, DevicesUnknown, DoesNotFit, JobFailed, NodeError, QueueFull, RunnerLost
 from node.jobs import Failed
 from node.peers import ModelNotThere, PeerLost, PeerUnreachable
 from tests.support.clusters import node_id
@@ -94,11 +94,12 @@ def test_an_answer_that_has_begun_waits_for_a_full_node_as_long_as_it_waits_at_a
     assert it.excluded(100.0) == {A, B}
 
 
-def test_the_client_is_told_the_first_refusal_or_the_last_loss_in_words_it_can_do_something_with() -> None:
+def test_the_client_is_told_the_first_refusal_or_the_last_loss() -> None:
     it = trail()
     assert it.error() is None
-    it.take(A, PeerLost(A, "cut"), 0.0)
-    assert isinstance(it.error(), Unserved)
+    lost = PeerLost(A, "cut")
+    it.take(A, lost, 0.0)
+    assert it.error() is lost
     full = QueueFull(3, 1)
     it.take(B, full, 0.0)
     it.take(C, DoesNotFit(2, 1), 0.0)

@@ -405,6 +405,17 @@ async def test_what_has_ended_since_a_nodes_report_is_not_counted_there(cluster,
         assert nodes[0].cluster.now.sent[key] == (0, 0)
 
 
+async def test_an_error_between_machines_names_them_as_people_do(cluster) -> None:
+    async with cluster([CountingNode(stop_after=0, failure=Closing()), CountingNode()]) as nodes:
+        far = nodes[1].lan
+        serves = CountingNode(stop_after=0, failure=ModelNotThere(far.id, "tiny"))
+        nodes[0].dispatcher._remote = lambda node: serves
+        await only_on(nodes, 1)
+        nodes[0].dispatcher.give_up()
+        with pytest.raises(Unserved, match=f": node {far.identity.node_name} does not have model 'tiny'"):
+            await answer(nodes[0])
+
+
 async def test_a_request_that_nobody_may_take_says_so(cluster) -> None:
     async with cluster([CountingNode()]) as nodes:
         inner = nodes[0].report_with
