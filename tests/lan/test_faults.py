@@ -82,10 +82,10 @@ def test_a_model_that_is_asked_for_more_than_its_machine_can_answer_gains_anothe
     only_loaded_on(serving, cluster.nodes)
     cluster.await_placement()
     answers = [Stream(asking) for _ in range(24)]
-    until(lambda: len(loaded_on(asking, "demo:latest")) > 1, 60, "the load of a second copy")
+    until(lambda: any("reason=busy" in node.log for node in cluster.nodes), 60, "the order of a second copy")
+    until(lambda: len(loaded_on(asking, "demo:latest")) > 1, 60, "its load")
     for answer in answers:
         answer.whole()
-    assert any("reason='busy'" in node.log for node in cluster.nodes)
 
 
 def test_a_pinned_model_leaves_a_machine_that_is_drained_and_returns_to_it_afterwards(cluster: LanCluster) -> None:
