@@ -93,7 +93,8 @@ def memory(node: LanNode) -> tuple[float, float]:
 def join(cluster: LanCluster) -> float:
     """A worker leaves and comes in again. Returns: seconds from the invitation to the first answer through it."""
     asked, joining = cluster.head, cluster.workers[0]
-    asked.ask("POST", "/api/create", {"model": ELSEWHERE, "from": MODEL, "system": "Be kind.", "stream": False})
+    own = {"model": ELSEWHERE, "from": MODEL, "template": "{{ .Prompt }}"}  # else the new member could do it by itself
+    asked.ask("POST", "/api/create", own | {"stream": False})
     joining.ask("DELETE", "/api/cluster")
     line = asked.ask("POST", "/api/cluster/invitations", {})["invitation"]
     began_s = time.perf_counter()
@@ -102,7 +103,7 @@ def join(cluster: LanCluster) -> float:
     until(lambda: answers(joining, question), STORED_ELSEWHERE_LIMIT_S, "an answer")
     took_s = time.perf_counter() - began_s
     await_all_up(cluster.nodes)
-    cluster.await_placement()
+    cluster.await_next_generation(cluster.nodes)  # one without the token that whoever left knows
     return took_s
 
 
