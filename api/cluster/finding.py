@@ -87,7 +87,13 @@ class Finder:
         """How this machine judges what it sees."""
         members = {member.node: member.name for member in self._member.membership}
         identity = self._member.identity
-        return Myself(version=self._version, node=identity.node_id, cluster=identity.cluster_id, members=members)
+        return Myself(
+            version=self._version,
+            node=identity.node_id,
+            cluster=identity.cluster_id,
+            members=members,
+            removed=frozenset(identity.ledger.removed_nodes),
+        )
 
     async def _greet(self, address: str) -> None:
         """Find out who is at a static address; once it is known, beats keep it."""
