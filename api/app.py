@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from api import metrics_routes, model_routes, native_routes, openai_routes
+from api.body import MOST_LONG_BODIES, BodyRoom
 from api.cluster import routes as cluster_routes
 from api.daemon import Daemon
 from api.errors import EXPECTED_ERRORS, Fault, NoSuchRoute, WrongMethod, fault_of
@@ -44,6 +45,7 @@ def create_lan_app(daemon: Daemon) -> FastAPI:
 def _routes(daemon: Daemon) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, telemetry=NO_TELEMETRY)
     app.state.daemon = daemon
+    app.state.body_room = BodyRoom(MOST_LONG_BODIES * daemon.settings.max_body_bytes)
     for router in ROUTERS:
         app.include_router(router)
     for kind in EXPECTED_ERRORS:

@@ -9,6 +9,8 @@ import asyncio
 import base64
 import binascii
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
@@ -16,17 +18,47 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Val
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 
-from api.errors import BadRequest, BodyTooLarge, BodyTooSlow, MissingBody
+from api.errors import BadRequest, BodiesTooMany, BodyTooLarge, BodyTooSlow, MissingBody
 
 # Parsing this much takes about a millisecond; more is parsed beside the event loop.
 PARSE_ON_LOOP_BYTES = 256 << 10
 # What has come of a body is held in memory: so much more of it has to come in the time, or its end.
 PACE_BYTES = 1 << 20
 PACE_S = 30.0
+# Of each body so much finds a place always; bodies of usual requests are shorter. What is longer shares this many times
+# the longest that is read.
+FREE_BYTES = 64 << 10
+MOST_LONG_BODIES = 8
 # A client that still sends after the limit may not read our answer before it is through: listen for a while.
 DISCARD_BYTES = 64 << 20
 DISCARD_S = 5.0
 MAX_TEXT_CHARS = 300
+
+
+class BodyRoom:
+    """The memory for long bodies that are on their way, over all connections to one port."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        """`limit_bytes`: for what the bodies have beyond `FREE_BYTES` each."""
+        self._left_bytes = limit_bytes
+
+    @contextmanager
+    def place(self) -> Iterator[Callable[[int], None]]:
+        """For one body, until the block ends; to be told how long it is by now. That raises BodiesTooMany."""
+        held = 0
+
+        def grown(length: int) -> None:
+            nonlocal held
+            more = max(0, length - FREE_BYTES) - held
+            if more > self._left_bytes:
+                raise BodiesTooMany
+            self._left_bytes -= more
+            held += more
+
+        try:
+            yield grown
+        finally:
+            self._left_bytes += held
 
 
 class Body(BaseModel):
@@ -83,10 +115,11 @@ Parsed = TypeVar("Parsed", bound=Body)
 
 
 def json_body(kind: type[Parsed]) -> Any:
-    """A FastAPI dependency: the request's body as a `kind`. Raises BadRequest, BodyTooLarge, BodyTooSlow."""
+    """A FastAPI dependency: the request's body as a `kind`. Raises BadRequest, and as `read_body`."""
 
     async def read(request: Request) -> Parsed:
-        raw = await read_body(request, limit_bytes=request.app.state.daemon.settings.max_body_bytes)
+        state = request.app.state
+        raw = await read_body(request, limit_bytes=state.daemon.settings.max_body_bytes, room=state.body_room)
         if len(raw) <= PARSE_ON_LOOP_BYTES:
             return parse_body(kind, raw)
         return await asyncio.to_thread(parse_body, kind, raw)
@@ -94,24 +127,29 @@ def json_body(kind: type[Parsed]) -> Any:
     return Depends(read)
 
 
-async def read_body(request: Request, *, limit_bytes: int) -> bytes:
-    """The whole body. Raises: BodyTooLarge; BodyTooSlow; BadRequest: the client left before it was through."""
+async def read_body(request: Request, *, limit_bytes: int, room: BodyRoom) -> bytes:
+    """The whole body.
+
+    Raises: BodyTooLarge; BodyTooSlow; BodiesTooMany; BadRequest: the client left before it was through.
+    """
     length = request.headers.get("content-length", "")
     body, due_bytes = bytearray(), PACE_BYTES
-    try:
-        async with asyncio.timeout(PACE_S) as pace:
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit_bytes or (length.isdecimal() and int(length) > limit_bytes):
-                    await _discard(request)
-                    raise BodyTooLarge(limit_bytes)
-                if len(body) >= due_bytes:
-                    due_bytes = len(body) + PACE_BYTES
-                    pace.reschedule(asyncio.get_running_loop().time() + PACE_S)
-    except TimeoutError:
-        raise BodyTooSlow from None
-    except ClientDisconnect:
-        raise BadRequest("the request body ended early") from None
+    with room.place() as grown:
+        try:
+            async with asyncio.timeout(PACE_S) as pace:
+                async for chunk in request.stream():
+                    grown(len(body) + len(chunk))
+                    body += chunk
+                    if len(body) > limit_bytes or (length.isdecimal() and int(length) > limit_bytes):
+                        await _discard(request)
+                        raise BodyTooLarge(limit_bytes)
+                    if len(body) >= due_bytes:
+                        due_bytes = len(body) + PACE_BYTES
+                        pace.reschedule(asyncio.get_running_loop().time() + PACE_S)
+        except TimeoutError:
+            raise BodyTooSlow from None
+        except ClientDisconnect:
+            raise BadRequest("the request body ended early") from None
     return bytes(body)
 
 

@@ -5,6 +5,7 @@ ApiError
 │   └── MissingBody     there is no body where one is needed
 ├── BodyTooLarge        the body is longer than this node reads
 ├── BodyTooSlow         the body comes more slowly than this node waits for
+├── BodiesTooMany       so many long bodies are on their way that this one has no place
 ├── UnknownModel        no such model, in the words that clients match on
 ├── Unauthenticated     asked without the credential that it takes (token, node certificate, key), or with a wrong one
 ├── NotGranted          the token is good, but not for this
@@ -72,6 +73,13 @@ class BodyTooSlow(ApiError):
 
     def __str__(self) -> str:
         return "the request body came too slowly"
+
+
+class BodiesTooMany(ApiError):
+    """The memory that bodies may take while they are on their way is taken."""
+
+    def __str__(self) -> str:
+        return "too many long requests are on their way; please try again"
 
 
 class UnknownModel(ApiError):
@@ -212,6 +220,7 @@ STATUS: Mapping[type[Exception], int] = {
     BadRequest: 400,
     BodyTooLarge: 413,
     BodyTooSlow: 408,
+    BodiesTooMany: 503,
     UnknownModel: 404,
     Unauthenticated: 401,
     NotGranted: 403,
@@ -315,4 +324,6 @@ def fault_of(error: Exception) -> Fault:
         case BodyTooLarge() | BodyTooSlow():
             # The rest of the body is still on its way, so this connection can't carry another request.
             return Fault(status, message, headers={"connection": "close"})
+        case BodiesTooMany():
+            return Fault(status, message, headers={"connection": "close", "retry-after": str(RETRY_AFTER_S)})
     return Fault(status, message)

@@ -178,6 +178,34 @@ async def test_a_body_that_stops_coming_is_not_waited_for(
     assert refused.json() == {"error": "the request body came too slowly"}
 
 
+async def test_long_bodies_on_their_way_have_bounded_room_and_short_ones_always_find_some(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.body.FREE_BYTES", 1000)
+    go, there = asyncio.Event(), asyncio.Event()
+    long = b'{"model": "' + b"x" * 4000
+
+    async def waiting() -> AsyncIterator[bytes]:
+        yield long
+        there.set()
+        await go.wait()
+        yield b'"}'
+
+    room = http._transport.app.state.body_room  # type: ignore[attr-defined]
+    monkeypatch.setattr(room, "_left_bytes", 4000)
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        first = group.create_task(http.post("/api/show", content=waiting()))
+        await there.wait()
+        refused = await http.post("/api/show", content=long + b'"}')
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+        assert refused.json() == {"error": "too many long requests are on their way; please try again"}
+        assert (await http.post("/api/show", content=b'{"model": "plain"}')).status_code == 200
+        go.set()
+    assert first.result().status_code == 400
+    assert (await http.post("/api/show", content=long + b'"}')).status_code == 400
+    assert room._left_bytes == 4000
+
+
 async def test_a_long_body_may_take_longer_as_long_as_it_comes(
     http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
