@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from coordinator.view import NodeReport, View, WeightsDigest
 from node.peers import Change, Reported, WentDown, WentUp
+from node.waiting import set_within
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,11 +61,7 @@ class ClusterView:
 
     async def changed(self, limit_s: float) -> None:
         """Wait for the next change, at most so long."""
-        try:
-            async with asyncio.timeout(limit_s):
-                await self._changed.wait()
-        except TimeoutError:
-            pass
+        await set_within(self._changed, limit_s)
 
     def _set(self, view: View) -> None:
         self.now = view

@@ -19,6 +19,7 @@ from api.options import merge_options
 from node.errors import NodeError
 from node.identity import UnusableFile, read_private, write_private
 from node.peers import Call, Caller, CallRefused
+from node.waiting import set_within
 from registry import ModelName, ModelStore, RegistryError
 
 if TYPE_CHECKING:
@@ -104,11 +105,7 @@ class Pins:
                 except Exception:  # the next look may do better
                     log.exception("pinned model %s is not loaded", text)
             self._node.pinned = frozenset(pinned)
-            try:
-                async with asyncio.timeout(LOOK_S):
-                    await self._changed.wait()
-            except TimeoutError:
-                pass
+            await set_within(self._changed, LOOK_S)
 
     async def _restore_keep_alive(self, name: ModelName) -> None:
         try:

@@ -25,6 +25,7 @@ from node.report import (
     WeightsDigest,
 )
 from node.supervisor import LoadedModel, LoadOptions, WeightsKey
+from node.waiting import set_within
 from registry import Model, ModelStore, RegistryError
 
 if TYPE_CHECKING:
@@ -166,11 +167,7 @@ class Reporter:
                 log.warning("stored models not read: %s", error)
             except Exception:  # the next look may do better
                 log.exception("looking at this machine failed")
-            try:
-                async with asyncio.timeout(SCAN_S):
-                    await self._scan_now.wait()
-            except TimeoutError:
-                pass
+            await set_within(self._scan_now, SCAN_S)
 
     async def _scan(self) -> bool:
         """Whether what is stored has changed."""

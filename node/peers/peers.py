@@ -26,6 +26,7 @@ from node.peers.link import Link
 from node.peers.membership import BEAT_S, Beat, BeatAnswer, Change, MemberRecord, Membership, WentDown, WentUp
 from node.peers.pinning import pin
 from node.peers.remote import Lane, RemoteNode
+from node.waiting import set_within
 
 if TYPE_CHECKING:
     import ssl
@@ -220,11 +221,7 @@ class Peers:
                 log.debug("no beat to node %s: %s", node, error)
             except Exception:  # the next beat may do better
                 log.exception("beat to node %s failed", node)
-            try:
-                async with asyncio.timeout(self.membership.pause_s(node, time.monotonic())):
-                    await due.wait()
-            except TimeoutError:
-                pass
+            await set_within(due, self.membership.pause_s(node, time.monotonic()))
 
     def _consider_removal(self, node: NodeId, told: RemovalTold) -> None:
         """Whether it is so is for the root's signature to say; a member's mere word makes only that member lost."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 from node.ray_session.errors import RaySessionError, RayUnusable
 from node.ray_session.formation import Formation, Role
 from node.ray_session.keeping import STEADY_S, GiveUp, Situation, Start, Stop, Wait, next_step
+from node.waiting import set_within
 
 if TYPE_CHECKING:
     from node.identity import NodeId
@@ -203,11 +204,7 @@ class RayKeeper:
             self._show("failed", self._now.failure)
         elif until_s is not None:
             self._show("waiting", self._now.failure)
-        try:
-            async with asyncio.timeout(None if until_s is None else max(0.0, until_s - self._clock())):
-                await self._changed.wait()
-        except TimeoutError:
-            return
+        await set_within(self._changed, None if until_s is None else max(0.0, until_s - self._clock()))
 
     def _fail(self, reason: str, *, hopeless: bool) -> None:
         log.warning("no Ray session: %s", reason)
