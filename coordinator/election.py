@@ -25,7 +25,8 @@ class Timing:
 
     Attributes:
         settle_s: a better claim is followed, and a lost head given up, only after so long.
-        patience_s: what a minority of the last generation waits instead: its machines were probably switched off.
+        patience_s: what a minority of the last generation waits instead, whose machines were probably switched off, and
+            who is told by others that they hear the head, which may take a moment longer to be heard here.
         forming_s: a node that should form a cluster and has not done so by then is passed over,
         forgiven_s: for that long.
     """
@@ -109,8 +110,8 @@ class Election:
         1. A claim that is heard is followed, the highest one first; what is followed is left only for something newer
            that has been heard for `settle_s`.
         2. None, and nobody else is there: alone; a head's own session is its claim and goes on.
-        3. None for `settle_s` (`patience_s` where most of the last generation is missing): the best-ranked node
-           forms a new generation; the others wait for it, and pass it over if it does not.
+        3. None for `settle_s` (`patience_s` where most of the last generation is missing, or others hear its head):
+           the best-ranked node forms a new generation; the others wait for it, and pass it over if it does not.
 
         My own report counts as a claim while it says `head`. A claim lower than a generation that I or somebody heard
         has followed is void: nobody goes back, so that a lower generation always means an older one.
@@ -135,7 +136,8 @@ class Election:
         if up.keys() <= {self.me}:
             self._headless_since_s = self._expected = None
             return Alone()
-        return self._headless(up, now_s)
+        followed = {report.follows for report in up.values() if report.node != self.me and report.generation == newest}
+        return self._headless(up, now_s, is_heard_elsewhere=bool(followed - up.keys() - {None}))
 
     def _follow(self, claim: Claim, up: Mapping[NodeId, NodeReport]) -> Decision:
         self._headless_since_s = self._expected = self._doubted_since_s = None
@@ -145,7 +147,7 @@ class Election:
         self._members = frozenset(together | {self.me, claim.head})
         return Follow(claim)
 
-    def _headless(self, up: Mapping[NodeId, NodeReport], now_s: float) -> Decision:
+    def _headless(self, up: Mapping[NodeId, NodeReport], now_s: float, *, is_heard_elsewhere: bool) -> Decision:
         if self._headless_since_s is None:
             self._headless_since_s = now_s
         self._passed_over = {node: until for node, until in self._passed_over.items() if until > now_s}
@@ -159,7 +161,7 @@ class Election:
         present = len(self._members & up.keys())
         # Half counts as most: of two machines the one that is left must go on.
         is_minority = 2 * present < len(self._members)
-        patience_s = self.timing.patience_s if is_minority else self.timing.settle_s
+        patience_s = self.timing.patience_s if is_minority or is_heard_elsewhere else self.timing.settle_s
         if now_s - self._headless_since_s < patience_s:
             return Wait()
         if leader.node == self.me:

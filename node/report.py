@@ -140,7 +140,8 @@ class NodeReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
         load_bytes_s: from its disk to its devices. 0: not measured yet.
         prefill_bytes_s: prompt tokens a second times bytes of weights, over all that ran: what to expect of a model
             that has not run there. `decode_bytes_s`: the same of generated tokens.
-        generation: of the Ray cluster that it takes part in or did last; 0: none. `follows`: that one's head.
+        generation: of the Ray cluster that it takes part in or did last; 0: none. `follows`: that one's head, while it
+            is heard.
         head: it runs the control store itself.
         head_preference: the operator's word: higher is preferred, negative: never.
         head_failed: it could not be head when it should have been, lately.

@@ -245,14 +245,17 @@ class Placing:
             "generation": self._election.highest,
         }
         if claim is not None:
-            standing |= {
-                "generation": claim.generation,
-                "follows": claim.head,
-                "head": claim.head == self._member.me,
-            }
+            is_head = claim.head == self._member.me
+            standing |= {"generation": claim.generation, "head": is_head}
+            if is_head or self._hears(claim.head):
+                standing["follows"] = claim.head
         if standing != self._member.reporter.standing:
             self._member.reporter.standing = standing
             self._member.changed()
+
+    def _hears(self, node: NodeId) -> bool:
+        report = self._member.view.now.nodes.get(node)
+        return report is not None and report.state != "lost"
 
     def _on_head_lost(self, formation: Formation, reason: str) -> None:
         log.warning("can't head generation %d: %s", formation.generation, reason)

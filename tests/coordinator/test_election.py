@@ -72,6 +72,8 @@ class Net:
             for node in sorted(heard):
                 seen = {n: r for n, r in heard.items() if n == node or frozenset((n, node)) not in self.cut}
                 member = self.members[node]
+                if member.report.follows not in seen:
+                    member.report = seen[node] = replace(member.report, follows=None)
                 decision = member.election.decide(seen, self.now)
                 if isinstance(decision, Form) and member.can_form:
                     self.formed.append((decision.generation, node))
@@ -147,6 +149,28 @@ def test_a_head_that_was_cut_off_gives_up_its_claim_to_the_higher_one() -> None:
     it.separate("abc")
     it.run(5)
     assert [it.claim_of(letter) for letter in "abc"] == [(2, "b")] * 3
+
+
+def test_who_hears_the_head_later_than_others_waits_for_it() -> None:
+    it = net()
+    it.run(5)
+    it.separate("ac", "b")
+    it.run(5)
+    # At first it hears the other one only.
+    it.cut = {frozenset((A, B))}
+    it.run(5)
+    it.cut = set()
+    it.run(3)
+    assert [it.claim_of(letter) for letter in "abc"] == [(1, "a")] * 3
+    assert it.formed == [(1, A)]
+
+
+def test_nobody_waits_longer_than_is_told_for_a_head_that_is_heard_by_nobody() -> None:
+    it = net()
+    it.run(5)
+    it.stop("a")
+    it.run(4)
+    assert [it.claim_of(letter) for letter in "bc"] == [(2, "b")] * 2
 
 
 def test_a_member_that_was_cut_off_returns_without_disturbing_the_rest() -> None:
