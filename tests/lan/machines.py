@@ -51,8 +51,12 @@ class LanNode(RealNode):
     def runners(self) -> list[int]:
         """The processes that hold models."""
         assert self.process is not None
-        below = psutil.Process(self.process.pid).children(recursive=True)
-        return [each.pid for each in below if "node.runner" in each.cmdline()]
+        found = []
+        for each in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it is just ending
+                if "node.runner" in each.cmdline():
+                    found.append(each.pid)
+        return found
 
     def switch_off(self) -> None:
         """As a power failure would: everything that runs on the machine is gone at once."""

