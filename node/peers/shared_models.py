@@ -36,13 +36,7 @@ class SharedModels:
 
     def _find(self, ref: ModelRef) -> Model:
         name = ModelName.parse(ref.name)
-        try:
-            model = self._store.resolve(name)
-            if model.weights_digest.hex == ref.weights:
-                return model
-        except ModelNotFound:
-            pass
-        for model in self._store.list():
-            if model.weights_digest.hex == ref.weights:
-                return model
-        raise ModelNotFound(name)
+        same = [model for model in self._store.list() if model.weights_digest.hex == ref.weights]
+        if not same:
+            raise ModelNotFound(name)
+        return next((model for model in same if model.name.full == name.full), same[0])

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 # How fast the mean length of a job follows new ones.
 _MEAN_WEIGHT = 0.2
 _FIRST_MEAN_S = 5.0
-RAM_DEVICE = "CPU"  # ggml's name
 
 
 @dataclass(frozen=True, slots=True)
